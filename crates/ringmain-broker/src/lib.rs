@@ -1,0 +1,2 @@
+//! The broker: listen, session, intake, pipeline, egress, counters.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! What applications and producers link to reach the broker of their host.
+#![forbid(unsafe_code)]

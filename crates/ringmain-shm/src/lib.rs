@@ -1,0 +1,1 @@
+//! Memory, descriptors and peers: the only crate of Ringmain with unsafe code.

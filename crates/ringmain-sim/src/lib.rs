@@ -1,0 +1,2 @@
+//! Simulated provider, scripted faults, hostile peers and the contract checker.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! Units of time.
+
+/// Nanoseconds of a second.
+pub(crate) const NS_PER_S: u64 = 1_000_000_000;

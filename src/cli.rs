@@ -1,0 +1,196 @@
+//! The command line: what can be typed, and nothing of what it does.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::DEFAULT_PATH;
+
+/// One broker per host that feeds every local process with inference streams through shared
+/// memory.
+#[derive(Debug, Parser)]
+#[command(name = "ringmain", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the broker of this host.
+    Serve(ConfigFile),
+    /// Show processes that receive token streams through a broker, and the same without one.
+    Demo(Demo),
+    /// Ask one question and stream the answer to standard output.
+    Chat(Chat),
+    /// Show what a running broker counts.
+    Status(Status),
+    /// Validate a configuration: one sentence per fault, with line and key.
+    Check(ConfigFile),
+    /// Run a simulated provider that speaks the OpenAI API.
+    Sim(Sim),
+    /// Put load on a broker and write one record per exchange.
+    Drive(Drive),
+    /// One of the consumer processes of the demo.
+    #[command(hide = true)]
+    DemoConsumer(DemoConsumer),
+}
+
+/// Names a configuration.
+#[derive(Args, Debug)]
+pub struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+/// Names a broker.
+#[derive(Args, Debug)]
+pub struct Socket {
+    /// Control socket of the broker [default: $RINGMAIN_SOCKET, else the first that exists of
+    /// $XDG_RUNTIME_DIR/ringmain/broker.sock and /run/ringmain/broker.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// `ringmain demo`
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Tokens per stream.
+    #[arg(long, value_name = "N", default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    pub tokens: u32,
+    /// Streams that each of the three consumer processes runs at once.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub streams: u32,
+}
+
+/// `ringmain chat`
+#[derive(Args, Debug)]
+pub struct Chat {
+    #[command(flatten)]
+    pub broker: Socket,
+    /// Name of the model, as the broker's routes have it.
+    #[arg(long, short)]
+    pub model: String,
+    /// A system message before the prompt.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Most tokens of the answer.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// The prompt; `-` reads it from standard input.
+    pub prompt: String,
+}
+
+/// `ringmain status`
+#[derive(Args, Debug)]
+pub struct Status {
+    #[command(flatten)]
+    pub broker: Socket,
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ringmain sim`
+#[derive(Args, Debug)]
+pub struct Sim {
+    /// Address to listen on; port 0 takes a free one, and the first line of output names it.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:18080")]
+    pub listen: SocketAddr,
+    /// Folder of recordings for `[[sim replay=openai/text.sse]]`.
+    #[arg(long, value_name = "DIR")]
+    pub replay_dir: Option<PathBuf>,
+}
+
+/// `ringmain drive`
+#[derive(Args, Debug)]
+pub struct Drive {
+    #[command(flatten)]
+    pub broker: Socket,
+    /// Name of the model.
+    #[arg(long, default_value = "tiny")]
+    pub model: String,
+    /// Exchanges to run in all; 0 goes on until the process is stopped.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub streams: u64,
+    /// Exchanges that run at the same time.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: u32,
+    /// The prompt of every exchange; `{i}` stands for its number.
+    #[arg(long, default_value = "[[sim n=20]] {i}")]
+    pub prompt: String,
+    /// What is delivered.
+    #[arg(long, value_enum, default_value_t = Delivery::Deltas)]
+    pub mode: Delivery,
+    /// How the process waits for frames.
+    #[arg(long, value_enum, default_value_t = Waiting::Block)]
+    pub wait: Waiting,
+    /// Cancel each exchange after this many content frames.
+    #[arg(long, value_name = "FRAMES")]
+    pub cancel_after: Option<u64>,
+    /// Deadline of each exchange, ms from its submission.
+    #[arg(long, value_name = "MS")]
+    pub deadline_ms: Option<u64>,
+    /// Pause after each content frame, ms: a consumer that is slow on purpose.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub pause_ms: u64,
+    /// File that takes one JSON line per exchange; `-` is standard output.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub out: PathBuf,
+}
+
+/// Delivery modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Delivery {
+    /// Typed pieces.
+    Deltas,
+    /// Events of the upstream, byte for byte.
+    Events,
+    /// One plain body.
+    Body,
+}
+
+/// Ways to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Waiting {
+    /// Sleep until the doorbell rings.
+    Block,
+    /// Spin while frames come fast.
+    Adaptive,
+    /// Never sleep.
+    Spin,
+    /// Share one session among tasks of a tokio runtime.
+    Async,
+}
+
+/// `ringmain demo-consumer`
+#[derive(Args, Debug)]
+pub struct DemoConsumer {
+    /// How it consumes.
+    #[arg(long, value_enum)]
+    pub style: Style,
+    /// Control socket of the demo's broker, or base URL of its provider.
+    #[arg(long)]
+    pub source: String,
+    /// Streams at once.
+    #[arg(long)]
+    pub streams: u32,
+    /// The prompt of every stream; `{i}` stands for its number.
+    #[arg(long)]
+    pub prompt: String,
+}
+
+/// The consumers of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Style {
+    /// One thread per stream.
+    Blocking,
+    /// Tasks of one thread.
+    Async,
+    /// As `blocking`, and slow on purpose.
+    Slow,
+}

@@ -1,0 +1,56 @@
+//! `ringmain check`: is this configuration good, and what would it serve?
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::cli::ConfigFile;
+use crate::commands::Outcome;
+use crate::config::{Config, Identity, Key, RouteSection, server_socket};
+
+/// Prints every fault of the file, or what it would serve.
+pub fn run(args: &ConfigFile) -> Outcome {
+    let config = Config::load(&args.config)?;
+    summarize(&config, &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}: no faults", config.path.display())?;
+    let socket = server_socket(config.broker.socket.clone());
+    writeln!(out, "socket   {} (mode {:04o})", socket.display(), config.broker.socket_mode)?;
+    if let Some(allow) = &config.broker.allow {
+        writeln!(out, "allow    {}", listed(allow))?;
+    }
+    for endpoint in &config.endpoints {
+        let key = match &endpoint.key {
+            Key::None => "no key".to_owned(),
+            Key::File(path) => format!("key in {}", path.display()),
+            Key::Env(name) => format!("key in ${name}, for development only"),
+        };
+        writeln!(out, "endpoint {} at {}, {key}", endpoint.name, endpoint.base_url)?;
+    }
+    for route in &config.routes {
+        writeln!(out, "route    {} to {}", route.model, targets(route))?;
+    }
+    Ok(())
+}
+
+fn targets(route: &RouteSection) -> String {
+    let told = route.targets.iter().map(|target| match &target.model {
+        Some(model) => format!("{} as {model}", target.endpoint),
+        None => target.endpoint.clone(),
+    });
+    let mut text = told.collect::<Vec<_>>().join(", ");
+    if let Some(allow) = &route.allow {
+        text.push_str(&format!(" for {}", listed(allow)));
+    }
+    text
+}
+
+fn listed(allow: &[Identity]) -> String {
+    let told = allow.iter().map(|identity| match identity {
+        Identity::Uid(uid) => format!("uid:{uid}"),
+        Identity::Gid(gid) => format!("gid:{gid}"),
+    });
+    told.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,19 @@
+//! One file per subcommand.
+
+mod check;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::cli::Command;
+
+/// How a subcommand ends: with an exit status, or with an error that `main` prints.
+pub type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+/// Runs a subcommand.
+pub fn run(command: Command) -> Outcome {
+    match command {
+        Command::Check(args) => check::run(&args),
+        _ => Err("not here".into()),
+    }
+}

@@ -1,0 +1,168 @@
+//! The `[[endpoint]]` tables.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::KeyFolder;
+use super::section::Section;
+
+/// Where the credential of an endpoint comes from. The credential itself is never held here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// None: no Authorization header is sent.
+    None,
+    /// A file that nobody but its owner may read.
+    File(PathBuf),
+    /// An environment variable, for development.
+    Env(String),
+}
+
+/// Which HTTP version an endpoint is spoken to with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// As TLS negotiates; HTTP/1.1 on cleartext.
+    #[default]
+    Auto,
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 alone, on cleartext with prior knowledge.
+    Http2,
+}
+
+/// One upstream address and its credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSection {
+    /// Its name in routes, logs and counters.
+    pub name: String,
+    /// The address that API paths are appended to.
+    pub base_url: String,
+    /// The credential.
+    pub key: Key,
+    /// Whether to ask a stream for usage that the caller did not ask for.
+    pub inject_usage: bool,
+    /// The HTTP version.
+    pub http: HttpVersion,
+    /// Longest time for a connection.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Reads all tables; names must differ.
+pub(super) fn read_all(tables: Vec<Section<'_>>, folder: &KeyFolder) -> Vec<EndpointSection> {
+    let mut endpoints: Vec<EndpointSection> = Vec::with_capacity(tables.len());
+    for table in tables {
+        let endpoint = read(table, &endpoints, folder);
+        endpoints.push(endpoint);
+    }
+    endpoints
+}
+
+/// Reads one table. What is faulty is reported; what is returned then only serves to check the
+/// rest of the file.
+fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -> EndpointSection {
+    let name = table.required_text("name");
+    if let Some(name) = &name {
+        table.rename(format!("endpoint {:?}", name.value));
+        if let Err(sentence) = check_name(&name.value) {
+            table.fault(name.span.clone(), "name", sentence);
+        }
+        if earlier.iter().any(|endpoint| endpoint.name == name.value) {
+            table.fault(name.span.clone(), "name", "is already the name of another endpoint");
+        }
+    }
+    let base_url = table.required_text("base_url").and_then(|url| match parse_base_url(&url.value) {
+        Ok(text) => Some(text),
+        Err(sentence) => {
+            table.fault(url.span, "base_url", sentence);
+            None
+        }
+    });
+    table.parsed("dialect", parse_dialect);
+    let usage = table.parsed("usage", parse_usage);
+    let http = table.parsed("http", parse_http);
+    let endpoint = EndpointSection {
+        name: name.map(|name| name.value).unwrap_or_default(),
+        base_url: base_url.unwrap_or_default(),
+        key: read_key(&mut table, keys),
+        inject_usage: usage.is_none_or(|at| at.value),
+        http: http.map(|at| at.value).unwrap_or_default(),
+        connect_timeout: table.duration("connect_timeout"),
+    };
+    table.finish();
+    endpoint
+}
+
+fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> Key {
+    let file = table.text("key_file");
+    let variable = table.parsed("key_env", parse_variable);
+    match (file, variable) {
+        (Some(_), Some(variable)) => {
+            table.fault(variable.span, "key_env", "stands beside `key_file`; keep one of the two");
+            Key::None
+        }
+        (Some(file), None) => Key::File(folder.join(&file.value)),
+        (None, Some(variable)) => Key::Env(variable.value),
+        (None, None) => Key::None,
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    // Bound: what a response head carries of it.
+    match name {
+        "" => Err("is empty".to_owned()),
+        long if long.len() > 64 => Err(format!("is {} bytes long, at most 64", long.len())),
+        text if !text.chars().all(plain) => {
+            Err(format!("{text:?} holds more than letters, digits, `-`, `_` and `.`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parse_base_url(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+    // The text may hold a password: it is not repeated in the sentence.
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or a password; use `key_file`".to_owned());
+    }
+    match url.scheme() {
+        "http" | "https" if url.host().is_none() => Err(format!("{text:?} names no host")),
+        "http" | "https" if url.query().is_some() || url.fragment().is_some() => {
+            Err(format!("{text:?} has a query or a fragment"))
+        }
+        "http" | "https" => Ok(text.trim_end_matches('/').to_owned()),
+        scheme => Err(format!("begins with {scheme:?}, which is neither http nor https")),
+    }
+}
+
+fn parse_dialect(text: &str) -> Result<(), String> {
+    match text {
+        "openai" => Ok(()),
+        _ => Err(format!("{text:?} is not a dialect that this version speaks; it speaks \"openai\"")),
+    }
+}
+
+fn parse_usage(text: &str) -> Result<bool, String> {
+    match text {
+        "inject" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither \"inject\" nor \"off\"")),
+    }
+}
+
+fn parse_http(text: &str) -> Result<HttpVersion, String> {
+    match text {
+        "auto" => Ok(HttpVersion::Auto),
+        "1" => Ok(HttpVersion::Http1),
+        "2" => Ok(HttpVersion::Http2),
+        _ => Err(format!("{text:?} is not one of \"auto\", \"1\" and \"2\"")),
+    }
+}
+
+fn parse_variable(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains(['=', '\0']) {
+        true => Err(format!("{text:?} is not the name of an environment variable")),
+        false => Ok(text.to_owned()),
+    }
+}

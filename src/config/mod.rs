@@ -1,0 +1,150 @@
+//! The configuration file: TOML in, one typed value or every fault out.
+
+mod broker;
+mod endpoint;
+mod identity;
+mod report;
+mod route;
+mod section;
+mod socket;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use toml::de::DeTable;
+
+pub use broker::{BrokerSection, WaitMode};
+pub use endpoint::{EndpointSection, HttpVersion, Key};
+pub use identity::Identity;
+pub use report::Fault;
+pub use route::{RouteSection, Target};
+pub use socket::{SOCKET_VARIABLE, client_candidates, server_socket};
+
+use report::Report;
+use section::Section;
+
+/// Where `serve` and `check` look when no file is named.
+pub const DEFAULT_PATH: &str = "/etc/ringmain/ringmain.toml";
+
+/// A configuration without faults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that it was read from.
+    pub path: PathBuf,
+    /// The broker itself.
+    pub broker: BrokerSection,
+    /// The upstream addresses.
+    pub endpoints: Vec<EndpointSection>,
+    /// Which model goes where.
+    pub routes: Vec<RouteSection>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("the configuration {path} cannot be read: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file has faults.
+    #[error("{}", listed(.path, .faults))]
+    Faults {
+        /// The file.
+        path: PathBuf,
+        /// Every fault, in the order of the lines.
+        faults: Vec<Fault>,
+    },
+}
+
+impl Config {
+    /// Reads and judges a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault of the file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let source = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Config::parse(path, &source)
+    }
+
+    /// Judges the text of a file; `path` names it in faults and anchors relative paths.
+    ///
+    /// # Errors
+    /// [`ConfigError::Faults`] with every fault of the text.
+    pub fn parse(path: &Path, source: &str) -> Result<Config, ConfigError> {
+        let report = Report::new(source);
+        let (document, errors) = DeTable::parse_recoverable(source);
+        for error in errors {
+            let span = error.span().unwrap_or(0..0);
+            report.fault(span, "", format!("this is not TOML: {}", error.message()));
+        }
+        let span = document.span();
+        let root = Section::new(&report, "", span, document.get_ref());
+        let (broker, endpoints, routes) = read_root(&report, root, path);
+        let faults = report.into_faults();
+        match faults.is_empty() {
+            true => Ok(Config { path: path.to_owned(), broker, endpoints, routes }),
+            false => Err(ConfigError::Faults { path: path.to_owned(), faults }),
+        }
+    }
+}
+
+fn read_root<'a>(
+    report: &'a Report,
+    mut root: Section<'a>,
+    path: &Path,
+) -> (BrokerSection, Vec<EndpointSection>, Vec<RouteSection>) {
+    let broker = root.take("broker");
+    let broker = broker.and_then(|value| Section::of_value(report, "broker", value));
+    let broker = broker.map(BrokerSection::read).unwrap_or_default();
+    let anchor = KeyFolder::of(path);
+    let endpoints = endpoint::read_all(root.tables("endpoint"), &anchor);
+    let tables = root.tables("route");
+    if endpoints.is_empty() {
+        root.fault(0..0, "endpoint", "at least one [[endpoint]] is required");
+    } else if tables.is_empty() && endpoints.len() > 1 {
+        let sentence = "is required when there is more than one [[endpoint]]";
+        root.fault(0..0, "route", sentence);
+    }
+    let routes = match tables.is_empty() {
+        true => endpoints.first().map(RouteSection::everything).into_iter().collect(),
+        false => route::read_all(tables, &endpoints),
+    };
+    root.finish();
+    (broker, endpoints, routes)
+}
+
+/// The folder from which relative key files are read: that of the service manager's credentials
+/// when it hands some over, else that of the configuration.
+pub(crate) struct KeyFolder(PathBuf);
+
+impl KeyFolder {
+    fn of(config: &Path) -> KeyFolder {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
+        KeyFolder(match (credentials, config.parent()) {
+            (Some(folder), _) => folder.into(),
+            (None, Some(parent)) => parent.to_owned(),
+            (None, None) => PathBuf::new(),
+        })
+    }
+
+    fn join(&self, key_file: &str) -> PathBuf {
+        self.0.join(key_file)
+    }
+}
+
+fn listed(path: &Path, faults: &[Fault]) -> impl fmt::Display {
+    let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", path.display())).collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests;

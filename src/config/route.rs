@@ -1,0 +1,147 @@
+//! The `[[route]]` tables.
+
+use std::ops::Range;
+
+use ringmain_wire::limits::ROUTE_BYTES_MAX;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::broker::read_allow;
+use super::endpoint::EndpointSection;
+use super::identity::Identity;
+use super::report::did_you_mean;
+use super::section::{Section, wrong_type};
+
+/// Which endpoints serve the models of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSection {
+    /// An exact name, a prefix and `*`, or `*` alone.
+    pub model: String,
+    /// Where its requests go.
+    pub targets: Vec<Target>,
+    /// Who may use it; `None`: whoever may attach.
+    pub allow: Option<Vec<Identity>>,
+}
+
+/// One endpoint of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Name of the endpoint.
+    pub endpoint: String,
+    /// The endpoint's own name for the model, when it differs.
+    pub model: Option<String>,
+    /// Share of the requests, relative to the other endpoints of the route.
+    pub weight: u32,
+}
+
+impl RouteSection {
+    /// The route of a file with one endpoint and no route.
+    pub(super) fn everything(endpoint: &EndpointSection) -> RouteSection {
+        let target = Target { endpoint: endpoint.name.clone(), model: None, weight: 1 };
+        RouteSection { model: "*".to_owned(), targets: vec![target], allow: None }
+    }
+}
+
+/// Reads all tables; no two may have the same pattern.
+pub(super) fn read_all(
+    tables: Vec<Section<'_>>,
+    endpoints: &[EndpointSection],
+) -> Vec<RouteSection> {
+    let mut routes: Vec<RouteSection> = Vec::with_capacity(tables.len());
+    for mut table in tables {
+        let model = table.required_text("model");
+        if let Some(model) = &model {
+            table.rename(format!("route {:?}", model.value));
+            if let Err(sentence) = check_pattern(&model.value) {
+                table.fault(model.span.clone(), "model", sentence);
+            }
+            if routes.iter().any(|route| route.model == model.value) {
+                table.fault(model.span.clone(), "model", "has a route already");
+            }
+        }
+        let targets = read_targets(&mut table, endpoints);
+        let allow = read_allow(&mut table);
+        table.finish();
+        routes.push(RouteSection {
+            model: model.map(|at| at.value).unwrap_or_default(),
+            targets,
+            allow,
+        });
+    }
+    routes
+}
+
+fn read_targets<'a>(table: &mut Section<'a>, endpoints: &[EndpointSection]) -> Vec<Target> {
+    match table.list("endpoints") {
+        Some(elements) if elements.is_empty() => {
+            table.fault(table.span(), "endpoints", "is empty; name at least one endpoint");
+            Vec::new()
+        }
+        Some(elements) => {
+            elements.into_iter().filter_map(|value| read_target(table, value, endpoints)).collect()
+        }
+        None if table.has("endpoints") => Vec::new(),
+        None => {
+            table.fault(table.span(), "endpoints", "is required and missing");
+            Vec::new()
+        }
+    }
+}
+
+fn read_target<'a>(
+    table: &Section<'a>,
+    value: &'a Spanned<DeValue<'a>>,
+    endpoints: &[EndpointSection],
+) -> Option<Target> {
+    if value.get_ref().as_table().is_none() {
+        let sentence = wrong_type("a table such as { name = \"local\" }", value);
+        table.fault(value.span(), "endpoints", sentence);
+        return None;
+    }
+    let mut target = table.inner("endpoints", value)?;
+    let name = target.required_text("name");
+    let model = target.parsed("model", |text| check_model(text).map(|()| text.to_owned()));
+    let weight = target.integer("weight", 1..=1_000_000);
+    let name = name.and_then(|at| known_endpoint(&target, at.value, at.span, endpoints));
+    target.finish();
+    Some(Target {
+        endpoint: name?,
+        model: model.map(|at| at.value),
+        weight: weight.map_or(1, |weight| weight as u32),
+    })
+}
+
+fn known_endpoint(
+    target: &Section<'_>,
+    name: String,
+    span: Range<usize>,
+    endpoints: &[EndpointSection],
+) -> Option<String> {
+    if endpoints.iter().any(|endpoint| endpoint.name == name) {
+        return Some(name);
+    }
+    let near = did_you_mean(&name, endpoints.iter().map(|endpoint| endpoint.name.as_str()));
+    target.fault(span, "name", format!("{name:?} is not the name of an [[endpoint]]{near}"));
+    None
+}
+
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    check_model(pattern)?;
+    match pattern.find('*') {
+        Some(at) if at + 1 != pattern.len() => {
+            Err(format!("{pattern:?} has a `*` that is not its last character"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_model(model: &str) -> Result<(), String> {
+    match model {
+        "" => Err("is empty".to_owned()),
+        long if long.len() > ROUTE_BYTES_MAX => {
+            Err(format!("is {} bytes long, at most {ROUTE_BYTES_MAX}", long.len()))
+        }
+        text if text.chars().any(char::is_control) => Err("holds a control character".to_owned()),
+        _ => Ok(()),
+    }
+}

@@ -1,2 +1,25 @@
 //! Endpoints, connections, SSE decoder and dialects of inference providers.
+//!
+//! [`Endpoint::send`] turns a [`Call`] into an [`Answer`]: a head, and a body whose chunks come as
+//! they arrive. [`Answer::decoder`] gives the [`Decoder`] that turns those chunks into
+//! [`Piece`]s, one per frame, borrowed from where they arrived. Nothing here spawns a task or
+//! keeps a queue; who polls the body sets the pace, and back-pressure reaches the provider.
+//!
+//! Time limits are not applied here (except for connecting). Every future is cancel-safe in the
+//! sense that matters: dropping it ends the request and leaves nothing behind.
 #![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod call;
+pub mod config;
+pub mod decode;
+pub mod endpoint;
+pub mod error;
+pub mod key;
+
+pub use answer::{Answer, AnswerBody};
+pub use call::{Call, Progress};
+pub use config::{Dialect, EndpointConfig, Http2, KeySource, UsageSplice};
+pub use decode::{Decoder, DecoderConfig, Piece, Verdict};
+pub use endpoint::{Endpoint, EndpointError, EndpointStats};
+pub use error::UpstreamError;

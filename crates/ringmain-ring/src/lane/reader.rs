@@ -1,0 +1,226 @@
+//! The caller's end of a lane.
+
+use std::sync::atomic::Ordering;
+
+use ringmain_wire::frame::{FrameHeader, MORE, lines_of};
+use ringmain_wire::{ExchangeId, Geometry, Kind, LaneId};
+
+use super::{FrameError, FrameRef, has_more, unpack};
+use crate::memory::{Lend, Memory, MemoryMut};
+use crate::mutant::{self, Mutant};
+use crate::shape::{LaneShape, payload_of};
+
+/// Reads the frames of one lane, exchange after exchange.
+///
+/// `W` is the caller segment, into which only this lane's cursor is written, `R` the responder
+/// segment. Two ways of reading, with the same checks:
+/// - [`next`](Self::next) borrows the payload where it stands, for a caller that trusts its
+///   responder not to touch it;
+/// - [`next_copied`](Self::next_copied) takes a private copy by words, for a caller that does not.
+///
+/// The cursor is published when a quarter of the lane is consumed and after a terminal frame.
+/// After each call [`take_ring`](Self::take_ring) tells whether the responder waits for it.
+#[derive(Debug)]
+pub struct LaneReader<W, R> {
+    own: W,
+    peer: R,
+    shape: LaneShape,
+    /// Line of the next frame. Everything before it is consumed, except the frame on loan.
+    position: u64,
+    /// Cursor as published.
+    published: u64,
+    /// The frame handed out last was a terminal one, whose lines are not published yet.
+    terminal: bool,
+    ring: bool,
+    /// Stays empty where the memory lends in place.
+    scratch: Vec<u8>,
+}
+
+impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
+    /// The reader of a lane of a fresh session.
+    pub fn new(own: W, peer: R, geometry: Geometry, lane: LaneId) -> Self {
+        Self::with_shape(own, peer, LaneShape::new(&geometry, lane), 0)
+    }
+
+    /// A reader that goes on at `position`; both ends of a lane must agree on it. For tests.
+    #[doc(hidden)]
+    pub fn new_at(own: W, peer: R, geometry: Geometry, lane: LaneId, position: u64) -> Self {
+        let shape = LaneShape::new(&geometry, lane);
+        own.store_release(shape.cursor_offset, position);
+        Self::with_shape(own, peer, shape, position)
+    }
+
+    pub(crate) fn with_shape(own: W, peer: R, shape: LaneShape, position: u64) -> Self {
+        let (terminal, ring) = (false, false);
+        let scratch = Vec::new();
+        LaneReader { own, peer, shape, position, published: position, terminal, ring, scratch }
+    }
+
+    /// The next frame, borrowed in place; `None` when there is none yet.
+    ///
+    /// The frame before is released: its lines may be written over from now on. The last frame
+    /// of an exchange is released by the following call, or by [`release`](Self::release).
+    ///
+    /// # Errors
+    /// [`FrameError`] when the lane holds what no responder writes; the lane is useless then.
+    #[inline]
+    #[expect(clippy::should_implement_trait, reason = "a lending iterator is no Iterator")]
+    pub fn next(&mut self) -> Result<Option<FrameRef<'_>>, FrameError>
+    where
+        R: Lend,
+    {
+        self.release();
+        let Some((at, header, kind)) = self.poll()? else { return Ok(None) };
+        self.consume(&header, kind);
+        if mutant::is(Mutant::EarlyRelease) {
+            self.publish();
+        }
+        let payload = self.peer.lend(at + 32, header.length as usize, &mut self.scratch);
+        Ok(Some(FrameRef {
+            exchange: ExchangeId(header.exchange),
+            kind,
+            more: has_more(&header),
+            choice: header.choice,
+            time_ns: header.time_ns,
+            payload,
+        }))
+    }
+
+    /// The next frame, its payload copied to `buf` and released at once; `None` when there is
+    /// none yet. The header returned is the copy that was judged: kind and flags are known.
+    ///
+    /// # Errors
+    /// [`FrameError`] when the lane holds what no honest responder writes.
+    #[inline]
+    pub fn next_copied(&mut self, buf: &mut Vec<u8>) -> Result<Option<FrameHeader>, FrameError> {
+        let Some((at, header, kind)) = self.poll()? else { return Ok(None) };
+        self.consume(&header, kind);
+        if mutant::is(Mutant::EarlyRelease) {
+            self.publish();
+        }
+        // Bound: the length was judged to be less than a quarter of the lane.
+        buf.resize(header.length as usize, 0);
+        self.peer.copy_out(at + 32, buf);
+        self.release();
+        Ok(Some(header))
+    }
+
+    /// Gives back the frame that was borrowed last. After a terminal frame this makes the lane
+    /// free for the next exchange: call it before the next request names the lane.
+    #[inline]
+    pub fn release(&mut self) {
+        let whole = mutant::is(Mutant::PublishOnlyWholeLane);
+        let step = if whole { self.shape.lines } else { self.shape.quarter };
+        let terminal = self.terminal && !mutant::is(Mutant::TerminalCursorKept);
+        if terminal || self.position.wrapping_sub(self.published) >= step {
+            self.publish();
+        }
+    }
+
+    /// Whether the responder waits for the cursor that was published since the last call. The
+    /// bell is rung then, whatever the responder's armed word says.
+    #[inline]
+    #[must_use = "a responder that waits for room sleeps until it is rung"]
+    pub fn take_ring(&mut self) -> bool {
+        std::mem::take(&mut self.ring)
+    }
+
+    /// Whether a frame stands ready: what a caller looks at between arming and sleeping. True
+    /// also for a lane that holds nonsense, so that the following read reports it.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.peer.load(self.shape.line_offset(self.position)) != 0
+    }
+
+    /// Finds the next frame that is not a SKIP and judges a copy of its header.
+    #[inline(always)]
+    fn poll(&mut self) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {
+        // Bound: two turns. A SKIP ends with the lane, and on line 0 none is valid.
+        loop {
+            let at = self.shape.line_offset(self.position);
+            let word = self.peer.load(at);
+            if word != self.position.wrapping_add(1) {
+                return self.not_published(word);
+            }
+            // Pairs with: the Release store in `LaneWriter::publish`.
+            if !mutant::is(Mutant::NoAcquireFence) {
+                R::fence(Ordering::Acquire);
+            }
+            let load = |offset| self.peer.load(at + offset);
+            let header = unpack(word, load(8), load(16), load(24));
+            match self.judge(&header)? {
+                Kind::Skip => self.position = self.after(&header),
+                kind => return Ok(Some((at, header, kind))),
+            }
+        }
+    }
+
+    #[inline]
+    fn not_published(
+        &self,
+        word: u64,
+    ) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {
+        // The writer cleared this line before it published the one before, so the word is 0.
+        match word {
+            0 => Ok(None),
+            word => Err(FrameError::Publish { word, position: self.position }),
+        }
+    }
+
+    /// Whether the header can be that of a frame at the present position.
+    #[inline(always)]
+    fn judge(&self, header: &FrameHeader) -> Result<Kind, FrameError> {
+        let kind = Kind::from_number(header.kind).ok_or(FrameError::Kind(header.kind))?;
+        let length = header.length;
+        let to_end = self.shape.lines_to_end(self.position);
+        let lines = lines_of(length as usize);
+        let inside = lines <= self.shape.quarter && lines <= to_end;
+        let exact = kind != Kind::Skip || length as usize == payload_of(to_end);
+        if inside && exact && header.flags & !MORE == 0 {
+            return Ok(kind);
+        }
+        let line = self.shape.lines - to_end;
+        Err(match kind {
+            Kind::Skip => FrameError::Skip { length, line },
+            _ if !inside => FrameError::Length { length, line },
+            _ => FrameError::Flags(header.flags),
+        })
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, header: &FrameHeader, kind: Kind) {
+        self.position = self.after(header);
+        self.terminal = kind.is_terminal();
+    }
+
+    #[inline(always)]
+    fn after(&self, header: &FrameHeader) -> u64 {
+        self.position.wrapping_add(lines_of(header.length as usize))
+    }
+
+    /// Publishes the cursor and finds out whether the responder waits for it.
+    #[cold]
+    fn publish(&mut self) {
+        let old = std::mem::replace(&mut self.published, self.position);
+        self.terminal = false;
+        // Pairs with: the Acquire fence in `LaneWriter::load_cursor`. All reads of the lines up
+        // to here come before it.
+        if mutant::is(Mutant::RelaxedCursor) {
+            self.own.store(self.shape.cursor_offset, self.position);
+        } else {
+            self.own.store_release(self.shape.cursor_offset, self.position);
+        }
+        // Pairs with: the fence in `LaneWriter::starve`. Either the target is seen here, or the
+        // writer sees this cursor.
+        if !mutant::is(Mutant::NoStarvedConsumerFence) {
+            R::fence(Ordering::SeqCst);
+        }
+        let target = self.peer.load(self.shape.starved_offset);
+        self.ring |= lies_in(target, old, self.position);
+    }
+}
+
+/// Whether `old < target <= new`, by distance.
+fn lies_in(target: u64, old: u64, new: u64) -> bool {
+    target.wrapping_sub(old).wrapping_sub(1) < new.wrapping_sub(old)
+}

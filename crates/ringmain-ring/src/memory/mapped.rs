@@ -1,0 +1,50 @@
+//! The maps of `ringmain-shm` as memory of the rings. Every method is one plain load, store or
+//! copy after a range check.
+
+use ringmain_shm::{ReadMap, TrustedMap, WriteMap};
+
+use super::{Lend, Memory, MemoryMut};
+
+macro_rules! read_by_words {
+    ($map:ty) => {
+        impl Memory for $map {
+            #[inline(always)]
+            fn load(&self, offset: usize) -> u64 {
+                <$map>::load(self, offset)
+            }
+
+            #[inline(always)]
+            fn copy_out(&self, offset: usize, out: &mut [u8]) {
+                <$map>::copy_out(self, offset, out);
+            }
+        }
+    };
+}
+
+read_by_words!(ReadMap);
+read_by_words!(TrustedMap);
+read_by_words!(WriteMap);
+
+impl MemoryMut for WriteMap {
+    #[inline(always)]
+    fn store(&self, offset: usize, value: u64) {
+        WriteMap::store(self, offset, value);
+    }
+
+    #[inline(always)]
+    fn store_release(&self, offset: usize, value: u64) {
+        WriteMap::store_release(self, offset, value);
+    }
+
+    #[inline(always)]
+    fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        WriteMap::copy_in(self, offset, bytes);
+    }
+}
+
+impl Lend for TrustedMap {
+    #[inline(always)]
+    fn lend<'a>(&'a self, offset: usize, len: usize, _scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        self.bytes(offset, len)
+    }
+}

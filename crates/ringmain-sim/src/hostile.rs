@@ -1,0 +1,1 @@
+//! Peers that attach as the protocol asks and then break its rules.

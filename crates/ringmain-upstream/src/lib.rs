@@ -16,6 +16,7 @@ pub mod decode;
 pub mod endpoint;
 pub mod error;
 pub mod key;
+pub mod sse;
 
 pub use answer::{Answer, AnswerBody};
 pub use call::{Call, Progress};

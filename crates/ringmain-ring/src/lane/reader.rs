@@ -132,6 +132,22 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         self.peer.load(self.shape.line_offset(self.position)) != 0
     }
 
+    /// The header of the next frame, which stays where it is; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// [`FrameError`] when the lane holds what no responder writes.
+    #[inline]
+    pub fn peek(&mut self) -> Result<Option<FrameHeader>, FrameError> {
+        Ok(self.poll()?.map(|(_, header, _)| header))
+    }
+
+    /// Byte offset, in the responder segment, of the word that stops being 0 when the next frame
+    /// is published: for one who watches many lanes without holding their readers.
+    #[inline]
+    pub fn watched_offset(&self) -> usize {
+        self.shape.line_offset(self.position)
+    }
+
     /// Finds the next frame that is not a SKIP and judges a copy of its header.
     #[inline(always)]
     fn poll(&mut self) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {

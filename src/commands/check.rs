@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use ringmain_upstream::KeySource;
+
 use crate::cli::ConfigFile;
 use crate::commands::Outcome;
-use crate::config::{Config, Identity, Key, RouteSection, server_socket};
+use crate::config::{Config, Identity, RouteSection, server_socket};
 
 /// Prints every fault of the file, or what it would serve.
 pub fn run(args: &ConfigFile) -> Outcome {
@@ -23,9 +25,10 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
     }
     for endpoint in &config.endpoints {
         let key = match &endpoint.key {
-            Key::None => "no key".to_owned(),
-            Key::File(path) => format!("key in {}", path.display()),
-            Key::Env(name) => format!("key in ${name}, for development only"),
+            KeySource::None => "no key".to_owned(),
+            KeySource::File(path) => format!("key in {}", path.display()),
+            KeySource::Env(name) => format!("key in ${name}, for development only"),
+            _ => "a key".to_owned(),
         };
         writeln!(out, "endpoint {} at {}, {key}", endpoint.name, endpoint.base_url)?;
     }

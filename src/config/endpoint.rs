@@ -4,32 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
+use ringmain_upstream::{Http2, KeySource, UsageSplice};
 
 use super::KeyFolder;
 use super::section::Section;
-
-/// Where the credential of an endpoint comes from. The credential itself is never held here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// None: no Authorization header is sent.
-    None,
-    /// A file that nobody but its owner may read.
-    File(PathBuf),
-    /// An environment variable, for development.
-    Env(String),
-}
-
-/// Which HTTP version an endpoint is spoken to with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HttpVersion {
-    /// As TLS negotiates; HTTP/1.1 on cleartext.
-    #[default]
-    Auto,
-    /// HTTP/1.1 alone.
-    Http1,
-    /// HTTP/2 alone, on cleartext with prior knowledge.
-    Http2,
-}
 
 /// One upstream address and its credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +17,13 @@ pub struct EndpointSection {
     /// The address that API paths are appended to.
     pub base_url: String,
     /// The credential.
-    pub key: Key,
+    pub key: KeySource,
+    /// Where the key is named in the file, for a fault found when it is read.
+    pub key_line: usize,
     /// Whether to ask a stream for usage that the caller did not ask for.
-    pub inject_usage: bool,
-    /// The HTTP version.
-    pub http: HttpVersion,
+    pub usage: UsageSplice,
+    /// How HTTP/2 comes about.
+    pub http2: Http2,
     /// Longest time for a connection.
     pub connect_timeout: Option<Duration>,
 }
@@ -80,30 +60,34 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
     });
     table.parsed("dialect", parse_dialect);
     let usage = table.parsed("usage", parse_usage);
-    let http = table.parsed("http", parse_http);
+    let http2 = table.parsed("http2", parse_http2);
+    let (key, key_line) = read_key(&mut table, keys);
     let endpoint = EndpointSection {
         name: name.map(|name| name.value).unwrap_or_default(),
         base_url: base_url.unwrap_or_default(),
-        key: read_key(&mut table, keys),
-        inject_usage: usage.is_none_or(|at| at.value),
-        http: http.map(|at| at.value).unwrap_or_default(),
+        key,
+        key_line,
+        usage: usage.map(|at| at.value).unwrap_or_default(),
+        http2: http2.map(|at| at.value).unwrap_or_default(),
         connect_timeout: table.duration("connect_timeout"),
     };
     table.finish();
     endpoint
 }
 
-fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> Key {
+fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> (KeySource, usize) {
     let file = table.text("key_file");
     let variable = table.parsed("key_env", parse_variable);
     match (file, variable) {
         (Some(_), Some(variable)) => {
             table.fault(variable.span, "key_env", "stands beside `key_file`; keep one of the two");
-            Key::None
+            (KeySource::None, 0)
         }
-        (Some(file), None) => Key::File(folder.join(&file.value)),
-        (None, Some(variable)) => Key::Env(variable.value),
-        (None, None) => Key::None,
+        (Some(file), None) => {
+            (KeySource::File(folder.join(&file.value)), table.line(&file.span))
+        }
+        (None, Some(variable)) => (KeySource::Env(variable.value), table.line(&variable.span)),
+        (None, None) => (KeySource::None, 0),
     }
 }
 
@@ -143,20 +127,20 @@ fn parse_dialect(text: &str) -> Result<(), String> {
     }
 }
 
-fn parse_usage(text: &str) -> Result<bool, String> {
+fn parse_usage(text: &str) -> Result<UsageSplice, String> {
     match text {
-        "inject" => Ok(true),
-        "off" => Ok(false),
+        "inject" => Ok(UsageSplice::Inject),
+        "off" => Ok(UsageSplice::Off),
         _ => Err(format!("{text:?} is neither \"inject\" nor \"off\"")),
     }
 }
 
-fn parse_http(text: &str) -> Result<HttpVersion, String> {
+fn parse_http2(text: &str) -> Result<Http2, String> {
     match text {
-        "auto" => Ok(HttpVersion::Auto),
-        "1" => Ok(HttpVersion::Http1),
-        "2" => Ok(HttpVersion::Http2),
-        _ => Err(format!("{text:?} is not one of \"auto\", \"1\" and \"2\"")),
+        "auto" => Ok(Http2::Negotiated),
+        "always" => Ok(Http2::PriorKnowledge),
+        "off" => Ok(Http2::Off),
+        _ => Err(format!("{text:?} is not one of \"auto\", \"always\" and \"off\"")),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Who may attach: users and groups of the host, by number or by name.
 
-use nix::unistd::{Group, User};
+use std::io;
+
+use ringmain_shm::process::{group_id, user_id};
 
 /// A user or a group, resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,24 +29,25 @@ impl Identity {
 
 /// The number of a user, given by number or name.
 pub fn uid(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(number) => Ok(number),
-        Err(_) => match User::from_name(text) {
-            Ok(Some(user)) => Ok(user.uid.as_raw()),
-            Ok(None) => Err(format!("this host has no user named {text:?}")),
-            Err(error) => Err(format!("the user {text:?} cannot be looked up: {error}")),
-        },
-    }
+    number(text, "user", user_id)
 }
 
 /// The number of a group, given by number or name.
 pub fn gid(text: &str) -> Result<u32, String> {
+    number(text, "group", group_id)
+}
+
+fn number(
+    text: &str,
+    noun: &str,
+    find: impl FnOnce(&str) -> io::Result<Option<u32>>,
+) -> Result<u32, String> {
     match text.parse() {
         Ok(number) => Ok(number),
-        Err(_) => match Group::from_name(text) {
-            Ok(Some(group)) => Ok(group.gid.as_raw()),
-            Ok(None) => Err(format!("this host has no group named {text:?}")),
-            Err(error) => Err(format!("the group {text:?} cannot be looked up: {error}")),
+        Err(_) => match find(text) {
+            Ok(Some(number)) => Ok(number),
+            Ok(None) => Err(format!("this host has no {noun} named {text:?}")),
+            Err(error) => Err(format!("the {noun} {text:?} cannot be looked up: {error}")),
         },
     }
 }

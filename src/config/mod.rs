@@ -3,6 +3,7 @@
 mod broker;
 mod endpoint;
 mod identity;
+mod limits;
 mod report;
 mod route;
 mod section;
@@ -13,11 +14,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ringmain_policy::{ExchangeLimits, Quotas};
 use thiserror::Error;
 use toml::de::DeTable;
 
 pub use broker::{BrokerSection, WaitMode};
-pub use endpoint::{EndpointSection, HttpVersion, Key};
+pub use endpoint::EndpointSection;
 pub use identity::Identity;
 pub use report::Fault;
 pub use route::{RouteSection, Target};
@@ -36,6 +38,10 @@ pub struct Config {
     pub path: PathBuf,
     /// The broker itself.
     pub broker: BrokerSection,
+    /// How long each part of an exchange may take.
+    pub limits: ExchangeLimits,
+    /// How much one uid may hold.
+    pub quota: Quotas,
     /// The upstream addresses.
     pub endpoints: Vec<EndpointSection>,
     /// Which model goes where.
@@ -86,25 +92,21 @@ impl Config {
             let span = error.span().unwrap_or(0..0);
             report.fault(span, "", format!("this is not TOML: {}", error.message()));
         }
-        let span = document.span();
-        let root = Section::new(&report, "", span, document.get_ref());
-        let (broker, endpoints, routes) = read_root(&report, root, path);
+        let root = Section::new(&report, "", document.span(), document.get_ref());
+        let config = read_root(root, path);
         let faults = report.into_faults();
         match faults.is_empty() {
-            true => Ok(Config { path: path.to_owned(), broker, endpoints, routes }),
+            true => Ok(config),
             false => Err(ConfigError::Faults { path: path.to_owned(), faults }),
         }
     }
 }
 
-fn read_root<'a>(
-    report: &'a Report,
-    mut root: Section<'a>,
-    path: &Path,
-) -> (BrokerSection, Vec<EndpointSection>, Vec<RouteSection>) {
-    let broker = root.take("broker");
-    let broker = broker.and_then(|value| Section::of_value(report, "broker", value));
-    let broker = broker.map(BrokerSection::read).unwrap_or_default();
+/// Reads the whole file. What is faulty is reported, and what is returned then is not used.
+fn read_root(mut root: Section<'_>, path: &Path) -> Config {
+    let broker = root.table("broker").map(BrokerSection::read).unwrap_or_default();
+    let limits = root.table("limits").map(limits::read_limits).unwrap_or_default();
+    let quota = root.table("quota").map(limits::read_quota).unwrap_or_default();
     let anchor = KeyFolder::of(path);
     let endpoints = endpoint::read_all(root.tables("endpoint"), &anchor);
     let tables = root.tables("route");
@@ -119,7 +121,7 @@ fn read_root<'a>(
         false => route::read_all(tables, &endpoints),
     };
     root.finish();
-    (broker, endpoints, routes)
+    Config { path: path.to_owned(), broker, limits, quota, endpoints, routes }
 }
 
 /// The folder from which relative key files are read: that of the service manager's credentials

@@ -40,9 +40,14 @@ impl Report {
 
     /// Notes a fault at a place of the text.
     pub fn fault(&self, span: Range<usize>, key: impl Into<String>, sentence: impl Into<String>) {
-        let line = self.line_starts.partition_point(|start| *start <= span.start);
+        let line = self.line(&span);
         let fault = Fault { line, key: key.into(), sentence: sentence.into() };
         self.faults.borrow_mut().push(fault);
+    }
+
+    /// The line on which a place of the text stands, from 1.
+    pub fn line(&self, span: &Range<usize>) -> usize {
+        self.line_starts.partition_point(|start| *start <= span.start)
     }
 
     /// All faults, in the order of their lines. A line that is not even TOML has only that fault.

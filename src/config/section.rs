@@ -66,6 +66,17 @@ impl<'a> Section<'a> {
         self.report.fault(span, self.key(key), sentence);
     }
 
+    /// Notes a fault of the value of this table's key, which is there.
+    pub fn fault_at(&self, key: &str, sentence: &str) {
+        let span = self.table.get(key).map_or(self.span(), Spanned::span);
+        self.fault(span, key, sentence);
+    }
+
+    /// The line on which a place of the file stands.
+    pub fn line(&self, span: &Range<usize>) -> usize {
+        self.report.line(span)
+    }
+
     /// Where the table stands.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
@@ -144,6 +155,12 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// A key that holds a table.
+    pub fn table(&mut self, key: &'static str) -> Option<Section<'a>> {
+        let value = self.take(key)?;
+        Section::of_value(self.report, self.key(key), value)
     }
 
     /// The tables of a key that stands in double brackets, each with its own name.

@@ -18,7 +18,7 @@ pub fn client_candidates() -> Vec<PathBuf> {
 pub fn server_socket(configured: Option<PathBuf>) -> PathBuf {
     let named = env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     named.or(configured).unwrap_or_else(|| {
-        let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|_| !nix::unistd::geteuid().is_root());
+        let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|_| ringmain_shm::own_uid() != 0);
         // The list always ends in the system-wide place.
         candidates(None, runtime).swap_remove(0)
     })

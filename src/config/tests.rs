@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ringmain_upstream::{Http2, KeySource, UsageSplice};
+
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<String>> {
@@ -30,13 +32,19 @@ threads = 2
 wait = "adaptive"
 log = "debug"
 
+[limits]
+idle = "3s"
+
+[quota]
+sessions = 7
+
 [[endpoint]]
 name = "local"
 base_url = "http://127.0.0.1:18080/v1/"
 dialect = "openai"
 key_file = "keys/local"
 usage = "off"
-http = "2"
+http2 = "always"
 connect_timeout = "250ms"
 
 [[endpoint]]
@@ -63,13 +71,15 @@ fn a_whole_file_is_read() {
     assert_eq!(broker.allow, Some(vec![Identity::Uid(1000), Identity::Gid(0)]));
     assert_eq!(broker.drain, Duration::from_secs(30));
     assert_eq!((broker.threads, broker.wait), (Some(2), WaitMode::Adaptive));
+    assert_eq!(config.limits, ExchangeLimits { idle: Duration::from_secs(3), ..Default::default() });
+    assert_eq!(config.quota, Quotas { sessions: 7, ..Quotas::default() });
     let [local, other] = &config.endpoints[..] else { panic!("{:?}", config.endpoints) };
     assert_eq!(local.base_url, "http://127.0.0.1:18080/v1");
-    assert_eq!(local.key, Key::File("/etc/ringmain/keys/local".into()));
-    assert_eq!((local.inject_usage, local.http), (false, HttpVersion::Http2));
+    assert_eq!(local.key, KeySource::File("/etc/ringmain/keys/local".into()));
+    assert_eq!((local.usage, local.http2), (UsageSplice::Off, Http2::PriorKnowledge));
     assert_eq!(local.connect_timeout, Some(Duration::from_millis(250)));
-    assert_eq!(other.key, Key::Env("OTHER_KEY".to_owned()));
-    assert!(other.inject_usage);
+    assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
+    assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 30));
     let tiny = &config.routes[0];
     assert_eq!(tiny.targets[1].model.as_deref(), Some("tiny-2"));
     assert_eq!((tiny.targets[0].weight, tiny.targets[1].weight), (1, 3));

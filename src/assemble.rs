@@ -1,0 +1,94 @@
+//! From a configuration to what the broker is made of.
+
+use std::sync::Arc;
+
+use ringmain_broker::{Allow, BrokerConfig, Route, RouteError, RouteTable, Target};
+use ringmain_upstream::{Endpoint, EndpointConfig, EndpointError};
+
+use crate::config::{Config, ConfigError, EndpointSection, Fault, Identity, RouteSection};
+
+/// The broker's settings. `counters` names the segment that `ringmain status` reads.
+pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
+    let section = &config.broker;
+    let mut broker = BrokerConfig::default();
+    let standard = Allow::standard(section.socket_group);
+    broker.allow = match &section.allow {
+        Some(identities) => with_identities(standard, identities),
+        None => standard,
+    };
+    broker.drain = section.drain;
+    broker.quotas = config.quota;
+    broker.limits = config.limits;
+    broker.counters = Some(counters);
+    broker.counters_gid = section.socket_group;
+    broker
+}
+
+/// The routes and endpoints. Reads the key files.
+///
+/// # Errors
+/// [`ConfigError::Faults`] names the line of every key that cannot be had.
+pub fn route_table(config: &Config) -> Result<RouteTable, AssembleError> {
+    let mut faults = Vec::new();
+    let mut endpoints = Vec::with_capacity(config.endpoints.len());
+    for section in &config.endpoints {
+        match Endpoint::new(endpoint_config(section)) {
+            Ok(endpoint) => endpoints.push(Arc::new(endpoint)),
+            Err(error) => faults.push(endpoint_fault(section, &error)),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(ConfigError::Faults { path: config.path.clone(), faults }.into());
+    }
+    let routes = config.routes.iter().map(route).collect();
+    Ok(RouteTable::new(routes, endpoints)?)
+}
+
+/// Why a configuration that reads well makes no broker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssembleError {
+    /// A fault of a line.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Routes and endpoints do not fit.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+}
+
+fn endpoint_config(section: &EndpointSection) -> EndpointConfig {
+    let mut endpoint = EndpointConfig::new(section.name.as_str(), section.base_url.as_str());
+    endpoint.key = section.key.clone();
+    endpoint.usage = section.usage;
+    endpoint.http2 = section.http2;
+    if let Some(limit) = section.connect_timeout {
+        endpoint.connect_timeout = limit;
+    }
+    endpoint
+}
+
+fn endpoint_fault(section: &EndpointSection, error: &EndpointError) -> Fault {
+    let key = format!("endpoint {:?}", section.name);
+    Fault { line: section.key_line, key, sentence: error.to_string() }
+}
+
+fn route(section: &RouteSection) -> Route {
+    let target = |target: &crate::config::Target| {
+        let mut serving = Target::new(target.endpoint.as_str());
+        serving.model = target.model.clone();
+        serving.weight = target.weight;
+        serving
+    };
+    Route {
+        model: section.model.clone(),
+        targets: section.targets.iter().map(target).collect(),
+        allow: section.allow.as_deref().map(|list| with_identities(Allow::nobody(), list)),
+    }
+}
+
+fn with_identities(allow: Allow, identities: &[Identity]) -> Allow {
+    identities.iter().fold(allow, |allow, identity| match *identity {
+        Identity::Uid(uid) => allow.uid(uid),
+        Identity::Gid(gid) => allow.gid(gid),
+    })
+}

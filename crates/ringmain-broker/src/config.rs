@@ -1,0 +1,56 @@
+//! What an operator may set.
+
+use std::time::Duration;
+
+use ringmain_policy::{ExchangeLimits, Quotas};
+use ringmain_shm::Compat;
+
+use crate::allow::Allow;
+
+/// Settings of a [`Broker`](crate::Broker). The default is the documented default of every key.
+///
+/// ```
+/// use ringmain_broker::BrokerConfig;
+/// let mut config = BrokerConfig::default();
+/// config.drain = std::time::Duration::from_secs(5);
+/// assert_eq!(config.quotas.sessions, 1024);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BrokerConfig {
+    /// Who may attach.
+    pub allow: Allow,
+    /// How long in-flight exchanges may go on after the broker was told to end.
+    pub drain: Duration,
+    /// How much one uid may hold.
+    pub quotas: Quotas,
+    /// How long each part of an exchange may take.
+    pub limits: ExchangeLimits,
+    /// How long a new connection may take to say Hello.
+    pub hello: Duration,
+    /// Most bytes of a request body, whatever the arena of a session.
+    pub body_bytes_max: u64,
+    /// Name of the counters segment, as [`counters::segment_name`](crate::counters::segment_name)
+    /// makes it; `None` for none.
+    pub counters: Option<String>,
+    /// Group that may read the counters besides the broker's uid and root.
+    pub counters_gid: Option<u32>,
+    /// Parts of the kernel to do without, for tests.
+    pub compat: Compat,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        BrokerConfig {
+            allow: Allow::standard(None),
+            drain: Duration::from_secs(120),
+            quotas: Quotas::default(),
+            limits: ExchangeLimits::default(),
+            hello: Duration::from_secs(2),
+            body_bytes_max: 256 << 20,
+            counters: None,
+            counters_gid: None,
+            compat: Compat::default(),
+        }
+    }
+}

@@ -158,6 +158,7 @@ unsafe fn take_rights(message: &libc::msghdr) -> Vec<OwnedFd> {
         if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
             // SAFETY: `CMSG_LEN` is arithmetic; `CMSG_DATA` points behind a valid header.
             let (start, empty) = unsafe { (libc::CMSG_DATA(header), libc::CMSG_LEN(0) as usize) };
+            #[allow(clippy::unnecessary_cast, reason = "32 bits with musl")]
             let count = (len as usize).saturating_sub(empty) / size_of::<RawFd>();
             for index in 0..count {
                 // SAFETY: `cmsg_len` says that this many descriptors follow the header; they may

@@ -10,12 +10,14 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod body;
 pub mod call;
 pub mod config;
 pub mod decode;
 pub mod endpoint;
 pub mod error;
 pub mod key;
+pub mod splice;
 pub mod sse;
 
 pub use answer::{Answer, AnswerBody};

@@ -1,0 +1,84 @@
+//! The body of a request as the HTTP client takes it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::call::{Phase, Progress};
+
+/// Pieces of memory that leave one after the other, uncopied, with their exact total length, so
+/// that Content-Length is set. The connection's first grasp for a piece tells that the request is
+/// being sent.
+#[derive(Debug)]
+pub struct RequestBody {
+    pieces: std::vec::IntoIter<Bytes>,
+    left: u64,
+    progress: Progress,
+}
+
+impl RequestBody {
+    /// The pieces in order.
+    pub fn new(pieces: Vec<Bytes>, progress: Progress) -> RequestBody {
+        let left = pieces.iter().map(|piece| piece.len() as u64).sum();
+        RequestBody { pieces: pieces.into_iter(), left, progress }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let piece = this.pieces.next();
+        if let Some(piece) = &piece {
+            let bytes = piece.len() as u64;
+            this.left -= bytes;
+            this.progress.add_body_bytes(bytes);
+            this.progress.reach(if this.left > 0 { Phase::Sending } else { Phase::Sent });
+        }
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmain_wire::{Sent, Stage};
+
+    #[test]
+    fn zero_copy_request_body_leaves_from_where_it_lies() {
+        let given = vec![Bytes::from(vec![1; 100_000]), Bytes::from(vec![2; 10])];
+        let ranges: Vec<_> = given.iter().map(|piece| piece.as_ptr_range()).collect();
+        let progress = Progress::default();
+        let body = RequestBody::new(given, progress.clone());
+        assert_eq!(body.size_hint().exact(), Some(100_010));
+        // As the HTTP client wraps and polls it.
+        let mut body = reqwest::Body::wrap(body);
+        assert_eq!(progress.sent(), Sent::No);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for (range, stage) in ranges.into_iter().zip([Stage::Send, Stage::AwaitHead]) {
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) else {
+                panic!("no frame")
+            };
+            assert_eq!(frame.into_data().unwrap().as_ptr_range(), range);
+            assert_eq!((progress.stage(), progress.sent()), (stage, Sent::Maybe));
+        }
+        assert!(body.is_end_stream());
+        assert_eq!(progress.body_bytes(), 100_010);
+    }
+}

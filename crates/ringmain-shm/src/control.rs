@@ -69,8 +69,8 @@ impl Control {
     /// does not read.
     ///
     /// # Errors
-    /// `InvalidInput` for more than [`CONTROL_FDS_MAX`] descriptors; `BrokenPipe` for a peer that is
-    /// gone; `PermissionDenied` for a peer that takes no descriptors.
+    /// `InvalidInput` for more than [`CONTROL_FDS_MAX`] descriptors; `BrokenPipe` or
+    /// `ConnectionReset` for a peer that is gone; `PermissionDenied` for a peer that takes no descriptors.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if fds.len() > CONTROL_FDS_MAX {
             let text = format!("{} descriptors, {CONTROL_FDS_MAX} at most", fds.len());
@@ -87,6 +87,15 @@ impl Control {
 
     /// Receives one datagram. `WouldBlock` when there is none.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<Received> {
+        match self.recv_once(buf) {
+            // A peer that closes over something unread leaves this error in front of what it sent
+            // before, a goodbye perhaps. It is told once; then the queue, then the end.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => self.recv_once(buf),
+            received => received,
+        }
+    }
+
+    fn recv_once(&self, buf: &mut [u8]) -> io::Result<Received> {
         // Room for exactly the descriptors that are taken: the kernel closes the surplus.
         let mut space = MaybeUninit::<Space>::uninit();
         let mut part = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };

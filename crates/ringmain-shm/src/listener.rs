@@ -74,6 +74,8 @@ struct Place {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Removed on drop unless it was released.
+    remove: bool,
     _lock: Flock<File>,
 }
 
@@ -92,7 +94,7 @@ impl Listener {
         let meta = fs::symlink_metadata(path).map_err(failed("looking at the socket"))?;
         let (device, inode) = (meta.dev(), meta.ino());
         // From here on a failure removes the file again.
-        let place = Place { path: path.to_path_buf(), device, inode, _lock: lock };
+        let place = Place { path: path.to_path_buf(), device, inode, remove: true, _lock: lock };
         let listener = Listener { fd, place: Some(place) };
         if let Some(gid) = gid {
             std::os::unix::fs::lchown(path, None, Some(gid))
@@ -139,7 +141,9 @@ impl Listener {
 
     /// Closes the socket and leaves its file in place.
     pub fn release(mut self) {
-        self.place = None;
+        if let Some(place) = &mut self.place {
+            place.remove = false;
+        }
     }
 }
 
@@ -161,7 +165,7 @@ impl Drop for Place {
         // The lock is still held, so nobody of our kind replaces the file between look and unlink.
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode));
-        if ours {
+        if ours && self.remove {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -181,7 +185,11 @@ fn lock(path: &Path) -> Result<Flock<File>, BindError> {
         .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
         .open(&name);
     let failed = |source| BindError::Io { path: name.clone(), step: "locking", source };
-    match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+    let file = file.map_err(failed)?;
+    // A umask that takes the owner's own bits would lock the next start out. Whoever may open the
+    // file without owning it needs no change.
+    let _ = file.set_permissions(Permissions::from_mode(0o600));
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, Errno::EAGAIN)) => Err(BindError::InUse { path: path.to_path_buf() }),
         Err((_, e)) => Err(failed(e.into())),

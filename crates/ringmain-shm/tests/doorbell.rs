@@ -1,5 +1,5 @@
 //! Rings arrive, whatever the other side does to the shared descriptor, and nobody waits for it.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::{Gate, spawn};
+use common::{Gate, alone, spawn};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringmain_shm::{Bell, Compat, Control, Ringer, RingerKind, Sleeper, Woken, bell_pair, own_uid};
@@ -62,6 +62,7 @@ fn drain(control: &Control) -> usize {
 
 #[test]
 fn ringer_of_each_kind_wakes_a_sleeper_once_per_ring() {
+    let _alone = alone();
     for (_bell, client, ringer) in ringers() {
         assert_eq!(client.sleeper.sleep(NOW).unwrap(), Woken::default());
         // More rings than an AIO context holds completions.
@@ -78,6 +79,7 @@ fn ringer_of_each_kind_wakes_a_sleeper_once_per_ring() {
 
 #[test]
 fn ringer_of_each_kind_wakes_a_sleeper_on_another_thread() {
+    let _alone = alone();
     for (bell, client, ringer) in ringers() {
         let (woke, woken) = mpsc::channel();
         let sleeper = thread::spawn(move || {
@@ -94,6 +96,7 @@ fn ringer_of_each_kind_wakes_a_sleeper_on_another_thread() {
 
 #[test]
 fn ringer_of_each_kind_is_remembered_when_nobody_sleeps() {
+    let _alone = alone();
     for (_bell, client, ringer) in ringers() {
         for _ in 0..3 {
             ringer.ring().unwrap();
@@ -139,6 +142,7 @@ fn freeze(fd: &OwnedFd) {
 
 #[test]
 fn ringer_by_aio_does_not_wait_for_a_frozen_bell_and_still_wakes() {
+    let _alone = alone();
     let (bell, fd) = bell_pair().unwrap();
     let client = client(&bell);
     freeze(&fd);
@@ -160,6 +164,7 @@ fn ringer_by_aio_does_not_wait_for_a_frozen_bell_and_still_wakes() {
 
 #[test]
 fn ringer_by_write_would_wait_for_a_frozen_bell() {
+    let _alone = alone();
     let (_bell, fd) = bell_pair().unwrap();
     freeze(&fd);
     // A child hangs in the write until it is killed: why no stranger's bell is written.
@@ -183,6 +188,7 @@ fn ringer_by_write_would_wait_for_a_frozen_bell() {
 
 #[test]
 fn ringer_by_aio_works_from_many_threads_and_after_they_end() {
+    let _alone = alone();
     let (bell, fd) = bell_pair().unwrap();
     let client = client(&bell);
     let ringer = Arc::new(Ringer::aio(fd.try_clone().unwrap()).unwrap());
@@ -203,6 +209,7 @@ fn ringer_by_aio_works_from_many_threads_and_after_they_end() {
 
 #[test]
 fn ringer_by_datagram_takes_a_full_queue_for_rung_and_a_closed_one_for_gone() {
+    let _alone = alone();
     let (control, broker) = Control::pair().unwrap();
     let ringer = Ringer::control(broker.try_clone_fd().unwrap());
     // Bound: a socket's buffer holds some hundred datagrams.
@@ -213,11 +220,14 @@ fn ringer_by_datagram_takes_a_full_queue_for_rung_and_a_closed_one_for_gone() {
     assert!(full);
     ringer.ring().unwrap();
     drop(control);
+    // What it had not read is told first, and once.
+    assert_eq!(ringer.ring().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(ringer.ring().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
 
 #[test]
 fn ringer_for_a_peer_is_picked_by_uid_and_falls_back_to_the_control_socket() {
+    let _alone = alone();
     let (control, _other) = Control::pair().unwrap();
     let no_aio = Compat { aio: false, ..Compat::default() };
     let stranger = own_uid() + 1;
@@ -237,6 +247,7 @@ fn ringer_for_a_peer_is_picked_by_uid_and_falls_back_to_the_control_socket() {
 
 #[test]
 fn sleeper_wakes_for_the_peer_hanging_up() {
+    let _alone = alone();
     let (bell, _fd) = bell_pair().unwrap();
     let client = client(&bell);
     drop(client.broker);
@@ -247,6 +258,7 @@ fn sleeper_wakes_for_the_peer_hanging_up() {
 
 #[test]
 fn sleeper_wakes_for_a_message_until_it_is_read() {
+    let _alone = alone();
     let (bell, _fd) = bell_pair().unwrap();
     let client = client(&bell);
     client.broker.send(b"goodbye", &[]).unwrap();
@@ -259,6 +271,7 @@ fn sleeper_wakes_for_a_message_until_it_is_read() {
 
 #[test]
 fn sleeper_wakes_for_the_exit_of_the_peer_process() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let listener = ringmain_shm::Listener::bind(&dir.path().join("s"), 0o600, None).unwrap();
     let gate = Gate::new();
@@ -290,6 +303,7 @@ fn accept(listener: &ringmain_shm::Listener) -> Control {
 
 #[test]
 fn sleeper_ends_at_its_time() {
+    let _alone = alone();
     let (bell, fd) = bell_pair().unwrap();
     let client = client(&bell);
     let woken = client.sleeper.sleep(Some(Duration::from_millis(1))).unwrap();

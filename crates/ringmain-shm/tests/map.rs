@@ -1,4 +1,5 @@
 //! Word accesses and copies, compared with a plain vector.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use ringmain_shm::{Compat, OwnSegment, ReadMap, WriteMap};
 

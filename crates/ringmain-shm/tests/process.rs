@@ -1,5 +1,5 @@
 //! Forked children and named counters.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 

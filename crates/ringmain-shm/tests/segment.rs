@@ -1,6 +1,6 @@
 //! What a segment keeps from its peers, shown by peers that try: forked processes, of another uid
 //! where the test runs as root.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 

@@ -1,15 +1,23 @@
 //! Children of a test: forked, perhaps under another uid, judged by their exit code.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, clippy::unwrap_used)] // each test binary uses a part
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, pipe, setgid, setgroups, setuid};
 
 /// A uid that is nobody's.
 pub const STRANGER: u32 = 54_321;
+
+/// Lets the tests of one binary run one by one: a child forked by one test would hold the sockets of
+/// another open, and what was closed would not show as closed.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whether children can take another uid; prints why a test is skipped when not.
 pub fn can_change_uid() -> bool {

@@ -24,16 +24,25 @@ pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
     broker
 }
 
-/// The routes and endpoints. Reads the key files.
+/// The routes and endpoints. Reads the key files. An endpoint of `running` whose section did not
+/// change is kept, with its connections, and reads its key again.
 ///
 /// # Errors
 /// [`ConfigError::Faults`] names the line of every key that cannot be had.
-pub fn route_table(config: &Config) -> Result<RouteTable, AssembleError> {
+pub fn route_table(
+    config: &Config,
+    running: &[(&EndpointSection, Arc<Endpoint>)],
+) -> Result<RouteTable, AssembleError> {
     let mut faults = Vec::new();
     let mut endpoints = Vec::with_capacity(config.endpoints.len());
     for section in &config.endpoints {
-        match Endpoint::new(endpoint_config(section)) {
-            Ok(endpoint) => endpoints.push(Arc::new(endpoint)),
+        let kept = running.iter().find(|(earlier, _)| earlier.is_same(section));
+        let made = match kept {
+            Some((_, endpoint)) => endpoint.reload_key().map(|()| Arc::clone(endpoint)),
+            None => Endpoint::new(endpoint_config(section)).map(Arc::new),
+        };
+        match made {
+            Ok(endpoint) => endpoints.push(endpoint),
             Err(error) => faults.push(endpoint_fault(section, &error)),
         }
     }

@@ -173,13 +173,19 @@ pub struct DemoConsumer {
     /// How it consumes.
     #[arg(long, value_enum)]
     pub style: Style,
-    /// Control socket of the demo's broker, or base URL of its provider.
+    /// `socket:` and the control socket of the demo's broker, or the base URL of its provider.
     #[arg(long)]
     pub source: String,
     /// Streams at once.
     #[arg(long)]
     pub streams: u32,
-    /// The prompt of every stream; `{i}` stands for its number.
+    /// Tokens of each stream.
+    #[arg(long)]
+    pub tokens: u32,
+    /// Seed of the first stream's text; each further one adds one.
+    #[arg(long)]
+    pub first_seed: u64,
+    /// The prompt of every stream; `{seed}` stands for its seed.
     #[arg(long)]
     pub prompt: String,
 }

@@ -1,9 +1,11 @@
 //! The `ringmain` binary: parse, run, exit status.
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod cli;
 mod commands;
 mod config;
+mod signals;
 
 use std::error::Error;
 use std::io;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use ringmain_upstream::KeySource;
 
+use crate::assemble::route_table;
 use crate::cli::ConfigFile;
 use crate::commands::Outcome;
 use crate::config::{Config, Identity, RouteSection, server_socket};
@@ -12,6 +13,8 @@ use crate::config::{Config, Identity, RouteSection, server_socket};
 /// Prints every fault of the file, or what it would serve.
 pub fn run(args: &ConfigFile) -> Outcome {
     let config = Config::load(&args.config)?;
+    // The keys are part of it: a broker would not start without them.
+    route_table(&config, &[])?;
     summarize(&config, &mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }

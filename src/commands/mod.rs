@@ -1,6 +1,9 @@
 //! One file per subcommand.
 
 mod check;
+mod serve;
+mod sim;
+mod status;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -14,6 +17,9 @@ pub type Outcome = Result<ExitCode, Box<dyn Error>>;
 pub fn run(command: Command) -> Outcome {
     match command {
         Command::Check(args) => check::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Sim(args) => sim::run(&args),
+        Command::Status(args) => status::run(&args),
         _ => Err("not here".into()),
     }
 }

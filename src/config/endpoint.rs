@@ -28,6 +28,14 @@ pub struct EndpointSection {
     pub connect_timeout: Option<Duration>,
 }
 
+impl EndpointSection {
+    /// Whether both say the same, wherever they stand in their files.
+    pub fn is_same(&self, other: &EndpointSection) -> bool {
+        let moved = EndpointSection { key_line: other.key_line, ..self.clone() };
+        moved == *other
+    }
+}
+
 /// Reads all tables; names must differ.
 pub(super) fn read_all(tables: Vec<Section<'_>>, folder: &KeyFolder) -> Vec<EndpointSection> {
     let mut endpoints: Vec<EndpointSection> = Vec::with_capacity(tables.len());

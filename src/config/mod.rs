@@ -81,6 +81,11 @@ impl Config {
         Config::parse(path, &source)
     }
 
+    /// Whether everything that is only read at a start is the same.
+    pub fn has_same_start(&self, other: &Config) -> bool {
+        (&self.broker, self.limits, self.quota) == (&other.broker, other.limits, other.quota)
+    }
+
     /// Judges the text of a file; `path` names it in faults and anchors relative paths.
     ///
     /// # Errors

@@ -1,0 +1,119 @@
+//! `ringmain serve`: configuration, socket, signals and service manager around a broker.
+
+mod listener;
+mod log;
+mod notify;
+mod reload;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use ringmain_broker::counters::segment_name;
+use ringmain_broker::{Broker, DrainReport};
+use ringmain_shm::raise_nofile;
+use ringmain_upstream::KeySource;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::assemble::{broker_config, route_table};
+use crate::cli::ConfigFile;
+use crate::commands::Outcome;
+use crate::config::Config;
+use crate::signals::Stop;
+
+use reload::Reloader;
+
+/// Descriptors that one session holds: control socket, pidfd, two bells, two segments and what
+/// waits on them.
+const SESSION_FDS: u64 = 8;
+
+/// Serves until it is told to stop and what was in flight has ended.
+pub fn run(args: &ConfigFile) -> Outcome {
+    let config = Config::load(&args.config)?;
+    log::init(config.broker.log);
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.broker.threads(cpus);
+    let runtime = runtime(threads)?;
+    let outcome = runtime.block_on(serve(config, threads));
+    // A lookup of a name that hangs must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// With one thread, everything that a token needs happens on one core without a hand-over.
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        many => Builder::new_multi_thread().worker_threads(many).enable_all().build(),
+    }
+}
+
+async fn serve(config: Config, threads: usize) -> Outcome {
+    let table = route_table(&config, &[])?;
+    let (listener, socket) = listener::open(&config.broker)?;
+    warn_of_keys_in_environment(&config);
+    announce_limits();
+    let broker = Broker::new(broker_config(&config, segment_name(&socket)), table);
+    let (routes, endpoints) = (config.routes.len(), config.endpoints.len());
+    info!(socket = %socket.display(), routes, endpoints, threads, "serving");
+    let (begin_drain, drain) = oneshot::channel();
+    let mut reloader = Reloader::new(config, Arc::clone(&broker));
+    notify::ready();
+    let drain = async move {
+        // A sender that is gone has asked for the end too.
+        let _ = drain.await;
+    };
+    tokio::select! {
+        report = broker.serve(listener, drain) => Ok(ended(&report?)),
+        () = stop_twice(begin_drain) => {
+            warn!("stopped at once: asked a second time");
+            Ok(ExitCode::FAILURE)
+        }
+        never = reloader.run() => match never {},
+        never = notify::watchdog() => match never {},
+    }
+}
+
+/// The first request to stop begins the drain; the second is the end of this future.
+async fn stop_twice(begin_drain: oneshot::Sender<()>) {
+    let mut stop = Stop::new();
+    stop.requested().await;
+    info!("stopping: nothing new is taken, what is in flight goes on");
+    notify::stopping();
+    // The broker may be at its end already.
+    let _ = begin_drain.send(());
+    stop.requested().await;
+}
+
+fn ended(report: &DrainReport) -> ExitCode {
+    let (in_flight, cut, sessions) = (report.in_flight, report.cut, report.sessions);
+    info!(in_flight, cut, sessions, took = ?report.took, "ended");
+    ExitCode::SUCCESS
+}
+
+fn warn_of_keys_in_environment(config: &Config) {
+    for endpoint in &config.endpoints {
+        if let KeySource::Env(name) = &endpoint.key {
+            warn!(
+                endpoint = endpoint.name,
+                "the key comes from ${name}, where every process of this user can read it: \
+                 use key_file beyond development"
+            );
+        }
+    }
+}
+
+fn announce_limits() {
+    match raise_nofile() {
+        Ok((limit, _)) => {
+            info!(descriptors = limit, "room for about {} sessions", limit / SESSION_FDS);
+        }
+        Err(error) => warn!("the limit of open descriptors stays as it is: {error}"),
+    }
+}
+
+/// What ends `serve` before it serves.
+type Failed = Box<dyn Error>;

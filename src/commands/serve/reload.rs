@@ -1,0 +1,66 @@
+//! SIGHUP: routes, endpoints and keys are read again; no stream notices.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use ringmain_broker::Broker;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::assemble::{AssembleError, route_table};
+use crate::config::Config;
+use crate::signals::received;
+
+use super::notify;
+
+/// Reads the configuration again when asked to.
+pub struct Reloader {
+    config: Config,
+    broker: Arc<Broker>,
+}
+
+impl Reloader {
+    /// For a broker that runs with this configuration.
+    pub fn new(config: Config, broker: Arc<Broker>) -> Reloader {
+        Reloader { config, broker }
+    }
+
+    /// Reloads at each SIGHUP.
+    pub async fn run(&mut self) -> Infallible {
+        let mut hangup = signal(SignalKind::hangup()).ok();
+        loop {
+            received(&mut hangup).await;
+            notify::reloading();
+            match self.reload() {
+                Ok(()) => info!(
+                    routes = self.config.routes.len(),
+                    endpoints = self.config.endpoints.len(),
+                    "configuration read again"
+                ),
+                Err(refused) => {
+                    for line in refused.to_string().lines() {
+                        error!("{line}");
+                    }
+                    error!("the new configuration is refused; the old one stays in use");
+                }
+            }
+            notify::ready();
+        }
+    }
+
+    /// All or nothing: a faulty file changes nothing.
+    fn reload(&mut self) -> Result<(), AssembleError> {
+        let config = Config::load(&self.config.path)?;
+        let running = self.broker.endpoints();
+        let kept: Vec<_> = self.config.endpoints.iter().zip(running).collect();
+        let table = route_table(&config, &kept)?;
+        if !config.has_same_start(&self.config) {
+            warn!("[broker], [limits] or [quota] changed; that takes effect at the next start");
+        }
+        self.broker.swap_routes(table);
+        // What only takes effect at a start is compared with what was in effect at the start.
+        let Config { endpoints, routes, .. } = config;
+        (self.config.endpoints, self.config.routes) = (endpoints, routes);
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! `ringmain status`: what a broker counts, read without its help.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ringmain_broker::counters::{
+    CountersError, EndpointRow, SessionRow, Snapshot, State, segment_name,
+};
+use ringmain_wire::Code;
+use serde_json::{Value, json};
+
+use crate::cli::Status;
+use crate::commands::Outcome;
+use crate::config::client_candidates;
+
+/// Prints the counters of the broker at the first socket that has some.
+pub fn run(args: &Status) -> Outcome {
+    let candidates = match &args.broker.socket {
+        Some(path) => vec![path.clone()],
+        None => client_candidates(),
+    };
+    let (socket, snapshot) = read_first(&candidates)?;
+    let mut out = io::stdout().lock();
+    match args.json {
+        true => writeln!(out, "{:#}", as_json(&socket, &snapshot))?,
+        false => print(&mut out, &socket, &snapshot)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_first(candidates: &[PathBuf]) -> Result<(PathBuf, Snapshot), String> {
+    let mut tried = Vec::new();
+    for socket in candidates {
+        match Snapshot::read(&segment_name(socket)) {
+            Ok(snapshot) => return Ok((socket.clone(), snapshot)),
+            Err(CountersError::Open { source, .. }) if is_absent(&source) => {
+                tried.push(format!("{} (no broker has counted here)", socket.display()));
+            }
+            Err(error) => tried.push(format!("{} ({error})", socket.display())),
+        }
+    }
+    Err(format!("no counters: tried {}", tried.join(", ")))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// A killed broker leaves its last counters behind.
+fn state(snapshot: &Snapshot) -> &'static str {
+    let lives = PathBuf::from(format!("/proc/{}", snapshot.pid)).exists();
+    match snapshot.state {
+        State::Serving if lives => "serving",
+        State::Draining if lives => "draining",
+        State::Ended => "ended",
+        _ => "gone without a word; these are its last counters",
+    }
+}
+
+fn print(out: &mut impl Write, socket: &std::path::Path, counts: &Snapshot) -> io::Result<()> {
+    writeln!(out, "broker    {} (pid {}), {}", socket.display(), counts.pid, state(counts))?;
+    writeln!(out, "up        {}", up(counts.started_ms))?;
+    writeln!(out, "sessions  {} now, {} in all", counts.sessions, counts.sessions_total)?;
+    writeln!(out, "streams   {} now, {} in all", counts.exchanges, counts.exchanges_total)?;
+    writeln!(out, "ended     {} well, {} in errors", counts.ended, counts.failed)?;
+    writeln!(out, "content   {} frames, {} bytes", counts.content_frames, counts.content_bytes)?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<24} {:>10} {:>10} {:>10} {:>10}",
+        "endpoint", "requests", "answers", "opened", "reused"
+    )?;
+    for row in &counts.endpoints {
+        let (opened, reused) = (row.connections_opened, row.connections_reused);
+        let (name, requests, answers) = (&row.name, row.requests, row.answers);
+        writeln!(out, "{name:<24} {requests:>10} {answers:>10} {opened:>10} {reused:>10}")?;
+    }
+    print_sessions(out, counts)?;
+    print_codes(out, "refused", &counts.refusals)?;
+    print_codes(out, "failed", &counts.failures)
+}
+
+fn print_sessions(out: &mut impl Write, counts: &Snapshot) -> io::Result<()> {
+    if counts.session_rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let heads = ["session", "uid", "pid", "streams", "in all"];
+    writeln!(out, "{}", heads.map(|head| format!("{head:>10}")).join(" "))?;
+    for row in &counts.session_rows {
+        let (session, uid, pid) = (row.session, row.uid, row.pid);
+        let (now, total) = (row.exchanges, row.exchanges_total);
+        writeln!(out, "{session:>10} {uid:>10} {pid:>10} {now:>10} {total:>10}")?;
+    }
+    let hidden = counts.sessions.saturating_sub(counts.session_rows.len() as u64);
+    match hidden {
+        0 => Ok(()),
+        hidden => writeln!(out, "and {hidden} more"),
+    }
+}
+
+fn print_codes(out: &mut impl Write, title: &str, codes: &[(Code, u64)]) -> io::Result<()> {
+    if codes.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{title:<24} {:>10}", "count")?;
+    for (code, count) in codes {
+        writeln!(out, "{:<24} {count:>10}  {code}", code.name())?;
+    }
+    Ok(())
+}
+
+fn up(started_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let up = now.saturating_sub(Duration::from_millis(started_ms)).as_secs();
+    let (days, hours, minutes) = (up / 86_400, up / 3_600 % 24, up / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{up} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", up % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
+    let codes = |codes: &[(Code, u64)]| -> Value {
+        codes.iter().map(|(code, count)| (code.name().to_owned(), json!(count))).collect()
+    };
+    let endpoint = |row: &EndpointRow| {
+        json!({
+            "name": row.name,
+            "requests": row.requests,
+            "answers": row.answers,
+            "connections_opened": row.connections_opened,
+            "connections_reused": row.connections_reused,
+        })
+    };
+    let session = |row: &SessionRow| {
+        json!({
+            "session": row.session,
+            "uid": row.uid,
+            "pid": row.pid,
+            "streams": row.exchanges,
+            "streams_total": row.exchanges_total,
+        })
+    };
+    json!({
+        "socket": socket,
+        "pid": counts.pid,
+        "state": state(counts),
+        "epoch": counts.epoch,
+        "started_ms": counts.started_ms,
+        "updated_ms": counts.updated_ms,
+        "sessions": counts.sessions,
+        "sessions_total": counts.sessions_total,
+        "streams": counts.exchanges,
+        "streams_total": counts.exchanges_total,
+        "ended": counts.ended,
+        "failed": counts.failed,
+        "content_frames": counts.content_frames,
+        "content_bytes": counts.content_bytes,
+        "endpoints": counts.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "session_list": counts.session_rows.iter().map(session).collect::<Vec<_>>(),
+        "refusals": codes(&counts.refusals),
+        "failures": codes(&counts.failures),
+    })
+}

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Every crate and its rank: an edge, of whatever kind, only points to a lower one.
-const RANKS: [(&str, u32); 9] = [
+const RANKS: [(&str, u32); 10] = [
     ("ringmain-wire", 0),
     ("ringmain-shm", 1),
     ("ringmain-policy", 1),
@@ -17,6 +17,7 @@ const RANKS: [(&str, u32); 9] = [
     ("ringmain-client", 3),
     ("ringmain-upstream", 3),
     ("ringmain-broker", 4),
+    ("ringmain-bench", 5),
     ("ringmain-sim", 5),
     ("ringmain", 6),
 ];

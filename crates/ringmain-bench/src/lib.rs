@@ -1,0 +1,2 @@
+//! The bundled low-latency harness.
+#![forbid(unsafe_code)]

@@ -391,7 +391,9 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_object_is_refused_when_a_model_is_needed() {
-        for body in ["", "[]", "null", "{", "{\"a\":}", "{\"a\":[}]}", "{} {}", "{\"a\"", "{\"a\":\"\\"] {
+        for body in
+            ["", "[]", "null", "{", "{\"a\":}", "{\"a\":[}]}", "{} {}", "{\"a\"", "{\"a\":\"\\"]
+        {
             let bytes = Bytes::copy_from_slice(body.as_bytes());
             let error = splice(&bytes, model("y")).unwrap_err();
             assert!(matches!(error, SpliceError::NotAnObject { .. }), "{body}: {error}");

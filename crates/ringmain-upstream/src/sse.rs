@@ -312,7 +312,9 @@ mod tests {
 
     #[test]
     fn every_line_end_is_one() {
-        for body in ["data: a\n\ndata:b\n\n", "data: a\r\n\r\ndata:b\r\n\r\n", "data: a\r\rdata:b\r\r"] {
+        for body in
+            ["data: a\n\ndata:b\n\n", "data: a\r\n\r\ndata:b\r\n\r\n", "data: a\r\rdata:b\r\r"]
+        {
             let expected = [("a".into(), true), ("b".into(), true)];
             assert_eq!(data(&[body.as_bytes()]), expected, "{body:?}");
             let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();

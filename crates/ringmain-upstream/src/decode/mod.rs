@@ -1,11 +1,48 @@
 //! From the bytes of an answer to typed pieces.
+//!
+//! What the pieces are depends on the delivery mode and on what the provider sent:
+//!
+//! | answer | mode deltas | mode events | mode body |
+//! |---|---|---|---|
+//! | 2xx, chat or completion, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY |
+//! | 2xx, chat or completion, JSON | DELTA, REASONING, TOOL, USAGE | BODY | BODY |
+//! | 2xx, chat, completion or response, neither | `UpstreamProtocol` | `UpstreamProtocol` | BODY |
+//! | 2xx, any other API, event stream | EVENT | EVENT | BODY |
+//! | 2xx, any other API, anything else | BODY | BODY | BODY |
+//! | not 2xx | `UpstreamStatus` | BODY | BODY |
+//!
+//! So what has no typed form comes verbatim. The payloads of all EVENT frames of an answer, one
+//! after the other, are the provider's bytes up to and including its terminal marker: each holds
+//! one block of the stream (see [`crate::sse`]) with its comments, its line ends and the blank
+//! line behind it. The one exception is a usage chunk that was provoked by us: it is withheld.
+//!
+//! The end is good only after the provider's terminal marker: `[DONE]`, or a finish reason of
+//! every choice and then a correctly framed end of the body; for the responses API
+//! `response.completed`, `.failed` or `.incomplete`; for everything else the framed end alone.
+//! Nothing behind the marker is delivered.
+
+mod chat;
+mod failure;
+mod queue;
+mod responses;
+mod text;
+mod usage;
 
 use bytes::Bytes;
 use ringmain_wire::frame::{EndFrame, Usage};
-use ringmain_wire::{Kind, Mode};
+use ringmain_wire::{Code, Kind, Mode, Stage};
 
 use crate::config::Dialect;
 use crate::error::UpstreamError;
+use crate::sse::{SseDecoder, TooLong};
+
+use self::chat::{Chat, Unreadable};
+use self::failure::Failure;
+use self::queue::{Place, Queue};
+use self::responses::Responses;
+
+/// Most bytes of an error body that are read.
+const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// What a [`Decoder`] must know about the answer.
 #[derive(Clone, Debug)]
@@ -94,44 +131,470 @@ pub enum Verdict<'a> {
 #[derive(Debug)]
 pub struct Decoder {
     config: DecoderConfig,
+    reading: Reading,
+    dialect: Protocol,
+    queue: Queue,
+    /// The present chunk, where the reading passes it on or has not begun.
+    chunk: Bytes,
+    /// Whether it was queued already.
+    chunk_queued: bool,
+    /// The terminal error, due when the queue is empty.
+    failed: Option<UpstreamError>,
+    content_seen: bool,
+    body_ended: bool,
+    ended: bool,
+}
+
+/// How the body is read.
+#[derive(Debug)]
+enum Reading {
+    /// The content type does not tell: the first byte that is not blank will.
+    Unknown,
+    /// Passed on as it comes.
+    Verbatim,
+    /// An event stream.
+    Events(SseDecoder),
+    /// Read as a whole at its end. Bound: `plain_bytes_max`.
+    Plain(Vec<u8>),
+    /// The body of an error status. Bound: [`ERROR_BODY_BYTES_MAX`].
+    Refusal(Vec<u8>),
+}
+
+/// What the events mean.
+#[derive(Debug)]
+enum Protocol {
+    Chat(Chat),
+    Responses(Responses),
+    Other,
 }
 
 impl Decoder {
     /// A decoder at the beginning of a body.
     pub fn new(config: DecoderConfig) -> Decoder {
-        Decoder { config }
+        let Dialect::OpenAi = config.dialect;
+        let dialect = Protocol::of(&config.path);
+        let reading = match config.mode {
+            Mode::Body => Reading::Verbatim,
+            Mode::Deltas if !(200..300).contains(&config.status) => Reading::Refusal(Vec::new()),
+            Mode::Events if !(200..300).contains(&config.status) => Reading::Verbatim,
+            Mode::Deltas | Mode::Events => Reading::Unknown,
+        };
+        Decoder {
+            config,
+            reading,
+            dialect,
+            queue: Queue::default(),
+            chunk: Bytes::new(),
+            chunk_queued: false,
+            failed: None,
+            content_seen: false,
+            body_ended: false,
+            ended: false,
+        }
     }
 
     /// Takes the next bytes of the body. Call it when [`next`](Decoder::next) has given `None`.
-    pub fn feed(&mut self, _chunk: Bytes) {
-        unimplemented!("{:?}", self.config)
+    pub fn feed(&mut self, chunk: Bytes) {
+        match &mut self.reading {
+            Reading::Events(sse) => sse.feed(chunk),
+            _ if self.chunk.is_empty() || self.chunk_queued => self.chunk = chunk,
+            _ => self.chunk = [&self.chunk[..], &chunk[..]].concat().into(),
+        }
+        self.chunk_queued = false;
     }
 
     /// Says that the body ended with correct framing.
     pub fn end_of_body(&mut self) {
-        unimplemented!()
+        self.body_ended = true;
+        if let Reading::Events(sse) = &mut self.reading {
+            sse.end();
+        }
+    }
+
+    /// The error to report when the body broke with `error`: the status that the provider gave
+    /// says more than the loss of its explanation. The stage is set to how far the answer came.
+    #[must_use]
+    pub fn broken(&mut self, error: UpstreamError) -> UpstreamError {
+        if let Reading::Refusal(body) = &self.reading {
+            return self.refusal(body);
+        }
+        UpstreamError { stage: self.stage(), ..error }
     }
 
     /// The next piece; `None` when more bytes are needed or the answer has ended.
     ///
     /// # Errors
     /// [`UpstreamError`], the terminal of the exchange.
+    #[expect(clippy::should_implement_trait, reason = "a piece borrows from the decoder")]
     pub fn next(&mut self) -> Result<Option<Piece<'_>>, UpstreamError> {
-        unimplemented!()
+        let queued = loop {
+            if let Some(queued) = self.queue.pop() {
+                break queued;
+            }
+            if let Some(error) = &self.failed {
+                return Err(error.clone());
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            self.queue.begin();
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => self.failed = Some(self.with_stage(error)),
+            }
+        };
+        self.content_seen |= queued.content;
+        let payload = match queued.place {
+            Place::Raw => self.event().map_or(&[][..], |event| event.raw),
+            Place::Chunk => &self.chunk,
+            Place::Text(range) => &self.source()[range],
+            Place::Unescaped(range) => &self.queue.unescaped.as_bytes()[range],
+            Place::Encoded(range) => &self.queue.encoded[range],
+        };
+        let (kind, choice, content) = (queued.kind, queued.choice, queued.content);
+        Ok(Some(Piece { kind, choice, payload, content }))
     }
 
     /// Whether the terminal marker was seen and every piece before it was taken.
     pub fn is_ended(&self) -> bool {
-        unimplemented!()
+        self.ended && self.failed.is_none() && self.queue.is_empty()
     }
 
     /// The same with what END carries.
     pub fn verdict(&self) -> Verdict<'_> {
-        unimplemented!()
+        if !self.is_ended() {
+            return Verdict::Running;
+        }
+        Verdict::Ended(match &self.dialect {
+            Protocol::Chat(chat) => chat.end(),
+            Protocol::Responses(responses) if self.event_stream() => responses.end(),
+            _ => EndFrame::default(),
+        })
     }
 
-    /// Usage as far as the provider has told it, whatever the mode.
+    /// Usage as far as the provider has told it, whatever the mode. Mode body reads nothing.
     pub fn usage(&self) -> Option<Usage> {
-        unimplemented!()
+        match &self.dialect {
+            Protocol::Chat(chat) => chat.usage,
+            Protocol::Responses(responses) => responses.usage,
+            Protocol::Other => None,
+        }
     }
+
+    /// Whether a piece of content was given: nothing may be retried any more.
+    pub fn has_given_content(&self) -> bool {
+        self.content_seen
+    }
+
+    /// Reads on until something is queued or the answer has ended. False: more bytes are needed.
+    fn step(&mut self) -> Result<bool, UpstreamError> {
+        match &mut self.reading {
+            Reading::Unknown => self.choose_reading(),
+            Reading::Verbatim => self.step_verbatim(),
+            Reading::Events(sse) => match sse.advance() {
+                Ok(true) => self.read_event().map(|()| true),
+                Ok(false) if self.body_ended => self.end_of_events().map(|()| true),
+                Ok(false) => Ok(false),
+                Err(TooLong(bytes_max)) => Err(UpstreamError::answered(
+                    Code::UpstreamTooLarge,
+                    format!("the endpoint sent an event of more than {bytes_max} bytes"),
+                )),
+            },
+            Reading::Plain(_) => self.step_plain(),
+            Reading::Refusal(_) => self.step_refusal(),
+        }
+    }
+
+    /// Decides how to read the body by its content type, or else by its first byte.
+    fn choose_reading(&mut self) -> Result<bool, UpstreamError> {
+        let told = Media::of(&self.config.content_type);
+        let blank = |byte: &&u8| !b" \t\r\n\xef\xbb\xbf".contains(byte);
+        let media = match (told, self.chunk.iter().find(blank)) {
+            (Media::Events, _) if !self.chunk.is_empty() => Media::Events,
+            (_, None) if self.body_ended => Media::Nothing,
+            (_, None) if self.chunk.len() <= BLANKS_MAX => return Ok(false),
+            (Media::Unknown, first) => Media::sniff(first.copied()),
+            (told, _) => told,
+        };
+        let is_chat = matches!(self.dialect, Protocol::Chat(_));
+        self.reading = match media {
+            Media::Events => Reading::Events(SseDecoder::new(self.config.event_bytes_max)),
+            Media::Json if is_chat && self.config.mode == Mode::Deltas => {
+                Reading::Plain(Vec::new())
+            }
+            Media::Json => Reading::Verbatim,
+            _ if matches!(self.dialect, Protocol::Other) => Reading::Verbatim,
+            media => return Err(self.not_asked_for(media)),
+        };
+        let chunk = std::mem::take(&mut self.chunk);
+        self.feed(chunk);
+        if self.body_ended {
+            self.end_of_body();
+        }
+        Ok(true)
+    }
+
+    fn step_verbatim(&mut self) -> Result<bool, UpstreamError> {
+        if !self.chunk.is_empty() && !self.chunk_queued {
+            self.queue.push_chunk();
+            self.chunk_queued = true;
+            return Ok(true);
+        }
+        if self.body_ended {
+            self.finish();
+        }
+        Ok(self.body_ended)
+    }
+
+    fn step_plain(&mut self) -> Result<bool, UpstreamError> {
+        let Decoder { reading: Reading::Plain(body), dialect, queue, .. } = self else {
+            return Ok(false);
+        };
+        let chunk = std::mem::take(&mut self.chunk);
+        let bytes_max = self.config.plain_bytes_max;
+        if body.len() + chunk.len() > bytes_max {
+            let message = format!("the endpoint sent an answer of more than {bytes_max} bytes");
+            return Err(UpstreamError::answered(Code::UpstreamTooLarge, message));
+        }
+        body.extend_from_slice(&chunk);
+        if !self.body_ended {
+            return Ok(false);
+        }
+        let Protocol::Chat(chat) = dialect else { return Ok(false) };
+        queue.silent = false;
+        match chat.read(body, queue) {
+            Ok(chat::Event::Error) => Err(reported(&failure::read(body))),
+            Ok(_) if chat.has_choices() => {
+                self.finish();
+                Ok(true)
+            }
+            Ok(_) => Err(UpstreamError::answered(
+                Code::UpstreamProtocol,
+                "the endpoint answered with JSON that has neither choices nor an error",
+            )),
+            Err(Unreadable(reason)) => Err(unreadable("answer", &reason)),
+        }
+    }
+
+    fn step_refusal(&mut self) -> Result<bool, UpstreamError> {
+        let Reading::Refusal(body) = &mut self.reading else { return Ok(false) };
+        let chunk = std::mem::take(&mut self.chunk);
+        let room = ERROR_BODY_BYTES_MAX - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if !self.body_ended && body.len() < ERROR_BODY_BYTES_MAX {
+            return Ok(false);
+        }
+        let body = std::mem::take(body);
+        Err(self.refusal(&body))
+    }
+
+    /// Reads the present block of the event stream.
+    fn read_event(&mut self) -> Result<(), UpstreamError> {
+        let Decoder { reading: Reading::Events(sse), dialect, queue, .. } = self else {
+            return Ok(());
+        };
+        let Some(event) = sse.event() else { return Ok(()) };
+        let verbatim = self.config.mode == Mode::Events || !matches!(dialect, Protocol::Chat(_));
+        let Some(data) = event.data else {
+            if verbatim {
+                queue.push_raw(false);
+            }
+            return Ok(());
+        };
+        let seen = match dialect {
+            _ if data.trim_ascii() == b"[DONE]" && !matches!(dialect, Protocol::Responses(_)) => {
+                Seen::Terminal { content: false }
+            }
+            Protocol::Other => Seen::Part { content: true },
+            _ if event.kind == b"error" => Seen::Error,
+            Protocol::Responses(responses) => match responses.read(event.kind, data) {
+                responses::Event::Lifecycle => Seen::Part { content: false },
+                responses::Event::Part => Seen::Part { content: true },
+                responses::Event::Terminal => Seen::Terminal { content: true },
+                responses::Event::Error => Seen::Error,
+            },
+            Protocol::Chat(chat) => {
+                queue.silent = verbatim;
+                match chat.read(data, queue) {
+                    Ok(chat::Event::Part) => Seen::Part { content: queue.content },
+                    Ok(chat::Event::UsageAlone) => Seen::Usage,
+                    Ok(chat::Event::Error) => Seen::Error,
+                    Err(_) if !event.terminated => Seen::Torn,
+                    // The consumer of verbatim events judges them itself.
+                    Err(_) if verbatim => Seen::Part { content: true },
+                    Err(Unreadable(reason)) => return Err(unreadable("event", &reason)),
+                }
+            }
+        };
+        let withheld = seen == Seen::Usage && self.config.withhold_usage;
+        if verbatim && !withheld {
+            let content =
+                matches!(seen, Seen::Part { content: true } | Seen::Terminal { content: true });
+            queue.push_raw(content || seen == Seen::Torn);
+        }
+        let error = (seen == Seen::Error).then(|| reported(&failure::read(data)));
+        match seen {
+            Seen::Error => self.failed = error.map(|error| self.with_stage(error)),
+            Seen::Torn => self.failed = Some(self.with_stage(truncated())),
+            Seen::Terminal { .. } => self.finish(),
+            Seen::Part { .. } | Seen::Usage => {}
+        }
+        Ok(())
+    }
+
+    /// The body of an event stream ended without a terminal event.
+    fn end_of_events(&mut self) -> Result<(), UpstreamError> {
+        let ended = match &self.dialect {
+            Protocol::Chat(chat) => chat.is_finished(),
+            Protocol::Responses(_) => false,
+            Protocol::Other => true,
+        };
+        if !ended {
+            return Err(truncated());
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        if let Some(usage) = self.usage() {
+            self.queue.push_usage(&usage);
+        }
+        self.ended = true;
+    }
+
+    fn event(&self) -> Option<crate::sse::Event<'_>> {
+        match &self.reading {
+            Reading::Events(sse) => sse.event(),
+            _ => None,
+        }
+    }
+
+    /// The JSON text that queued places lie in.
+    fn source(&self) -> &[u8] {
+        match &self.reading {
+            Reading::Plain(body) => body,
+            _ => self.event().and_then(|event| event.data).unwrap_or_default(),
+        }
+    }
+
+    fn event_stream(&self) -> bool {
+        matches!(self.reading, Reading::Events(_))
+    }
+
+    fn stage(&self) -> Stage {
+        if self.content_seen { Stage::Relay } else { Stage::AwaitContent }
+    }
+
+    fn with_stage(&self, error: UpstreamError) -> UpstreamError {
+        let (stage, http_status) = (self.stage(), Some(self.config.status));
+        UpstreamError { stage, http_status, ..error }
+    }
+
+    fn refusal(&self, body: &[u8]) -> UpstreamError {
+        let Failure { code, message } = failure::read(body);
+        let status = self.config.status;
+        let message = match message.is_empty() {
+            true => format!("the endpoint answered {status} without a word"),
+            false => format!("the endpoint answered {status}: {message}"),
+        };
+        UpstreamError {
+            retry_after_ms: self.config.retry_after_ms,
+            provider_code: code,
+            ..self.with_stage(UpstreamError::answered(Code::UpstreamStatus, message))
+        }
+    }
+
+    fn not_asked_for(&self, media: Media) -> UpstreamError {
+        let (status, kind) = (self.config.status, &self.config.content_type);
+        let message = match media {
+            Media::Nothing => format!("the endpoint answered {status} with an empty body"),
+            _ => format!("the endpoint answered {status} with {kind:?}, neither events nor JSON"),
+        };
+        UpstreamError::answered(Code::UpstreamProtocol, message)
+    }
+}
+
+/// What an event turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Part {
+        content: bool,
+    },
+    Usage,
+    Terminal {
+        content: bool,
+    },
+    Error,
+    /// The last event, cut off in its middle.
+    Torn,
+}
+
+/// Most blanks before the first byte that tells what a body is.
+const BLANKS_MAX: usize = 4096;
+
+/// What a body is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Media {
+    Events,
+    Json,
+    Html,
+    Unknown,
+    Nothing,
+}
+
+impl Media {
+    fn of(content_type: &str) -> Media {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        match essence.to_ascii_lowercase().as_str() {
+            "text/event-stream" => Media::Events,
+            "text/html" | "application/xhtml+xml" => Media::Html,
+            json if json == "application/json" || json.ends_with("+json") => Media::Json,
+            _ => Media::Unknown,
+        }
+    }
+
+    /// What a body of no known type is, by its first byte: servers forget the type, or call
+    /// everything plain text.
+    fn sniff(first: Option<u8>) -> Media {
+        match first {
+            Some(b'{' | b'[') => Media::Json,
+            Some(b'd' | b'e' | b'i' | b'r' | b':') => Media::Events,
+            _ => Media::Unknown,
+        }
+    }
+}
+
+impl Protocol {
+    fn of(path: &str) -> Protocol {
+        let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
+        // Completions end like chat completions, and both are read alike.
+        if path.ends_with("/completions") {
+            Protocol::Chat(Chat::default())
+        } else if path.ends_with("/responses") {
+            Protocol::Responses(Responses::default())
+        } else {
+            Protocol::Other
+        }
+    }
+}
+
+fn reported(failure: &Failure) -> UpstreamError {
+    let message = match failure.message.as_str() {
+        "" => "the endpoint reported an error inside its answer".to_owned(),
+        text => format!("the endpoint reported an error inside its answer: {text}"),
+    };
+    let error = UpstreamError::answered(Code::UpstreamError, message);
+    UpstreamError { provider_code: failure.code.clone(), ..error }
+}
+
+fn truncated() -> UpstreamError {
+    let message = "the stream of the endpoint ended before its terminal marker";
+    UpstreamError::answered(Code::UpstreamTruncated, message)
+}
+
+fn unreadable(what: &str, reason: &str) -> UpstreamError {
+    let message = format!("the endpoint sent an {what} that cannot be read: {reason}");
+    UpstreamError::answered(Code::UpstreamProtocol, message)
 }

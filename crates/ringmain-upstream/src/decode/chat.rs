@@ -1,0 +1,311 @@
+//! Chat completions and completions, streamed or plain.
+//!
+//! A refusal is text for the reader, so it comes as DELTA; the finish reason of its choice is
+//! then [`FinishReason::Refusal`]. Where a provider tells the reasoning under two names, the first
+//! that is not empty counts: `reasoning_content`, `reasoning`.
+
+use ringmain_wire::Kind;
+use ringmain_wire::frame::{EndFrame, FinishReason, Usage};
+use ringmain_wire::head::cut;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::failure::is_truthy;
+use super::queue::{Queue, ToolText};
+use super::text::{inside, owned};
+use super::usage;
+
+/// Most choices of an answer, and most tool calls of a choice.
+const CHOICES_MAX: usize = 1024;
+
+/// What the events of an answer have said so far.
+#[derive(Debug, Default)]
+pub(super) struct Chat {
+    choices: Vec<Choice>,
+    pub usage: Option<Usage>,
+    /// The provider's own word for the first finish reason.
+    finish_text: String,
+}
+
+#[derive(Debug, Default)]
+struct Choice {
+    index: u16,
+    finish: Option<FinishReason>,
+    refused: bool,
+    /// Index and id of each tool call.
+    tools: Vec<(u32, String)>,
+    /// The call that a piece without index and id goes on with.
+    tool: u32,
+}
+
+/// What one event was.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Something of the answer.
+    Part,
+    /// Usage and nothing else.
+    UsageAlone,
+    /// An error object.
+    Error,
+}
+
+/// The text cannot be what was asked for.
+#[derive(Debug)]
+pub(super) struct Unreadable(pub String);
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(error: serde_json::Error) -> Unreadable {
+        // The category and place alone: the error's own text may quote the answer.
+        let (what, at) = (error.classify(), error.column());
+        Unreadable(format!("{what:?} error at column {at}"))
+    }
+}
+
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<ChunkChoice<'a>>>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    x_groq: Option<Groq<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Groq<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ChunkChoice<'a> {
+    index: Option<i64>,
+    /// Of a stream.
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
+    /// Of a plain answer. Some providers repeat it in every event, beside the delta.
+    #[serde(borrow)]
+    message: Option<Delta<'a>>,
+    /// Of a completion.
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    finish_reason: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    role: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<Vec<ToolCall<'a>>>,
+    #[serde(borrow)]
+    function_call: Option<Function<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ToolCall<'a> {
+    index: Option<i64>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    function: Option<Function<'a>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct Function<'a> {
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+/// A part of a content that is a list of parts.
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    thinking: Option<Vec<Part<'a>>>,
+}
+
+impl Chat {
+    /// Reads one event of a stream, or a whole plain answer.
+    pub fn read(&mut self, data: &[u8], queue: &mut Queue) -> Result<Event, Unreadable> {
+        let chunk: Chunk<'_> = serde_json::from_slice(data)?;
+        if chunk.error.is_some_and(is_truthy) {
+            return Ok(Event::Error);
+        }
+        let choices = chunk.choices.unwrap_or_default();
+        // The usage that was asked for comes with no choices, or, elsewhere, with bare ones behind
+        // the last finish reason.
+        let bare = choices.is_empty() || self.is_finished() && choices.iter().all(is_bare);
+        for choice in &choices {
+            self.read_choice(choice, data, queue)?;
+        }
+        let told = chunk.usage.or(chunk.x_groq.and_then(|groq| groq.usage)).and_then(usage::read);
+        self.usage = told.or(self.usage);
+        Ok(if bare && told.is_some() { Event::UsageAlone } else { Event::Part })
+    }
+
+    /// Whether any choice was met.
+    pub fn has_choices(&self) -> bool {
+        !self.choices.is_empty()
+    }
+
+    /// Whether every choice that was met has said why it ended.
+    pub fn is_finished(&self) -> bool {
+        self.has_choices() && self.choices.iter().all(|choice| choice.finish.is_some())
+    }
+
+    pub fn end(&self) -> EndFrame<'_> {
+        let reason = |choice: &Choice| match choice.finish {
+            Some(FinishReason::Stop) if choice.refused => Some(FinishReason::Refusal),
+            other => other,
+        };
+        let finish = self.choices.iter().filter_map(|c| Some((c.index, reason(c)?))).collect();
+        EndFrame { bytes: 0, finish, text: &self.finish_text }
+    }
+
+    fn read_choice(
+        &mut self,
+        choice: &ChunkChoice<'_>,
+        data: &[u8],
+        queue: &mut Queue,
+    ) -> Result<(), Unreadable> {
+        let index = choice.index.unwrap_or(0).clamp(0, i64::from(u16::MAX)) as u16;
+        let at = self.place_of(index)?;
+        queue.push_text(Kind::Delta, index, data, choice.text);
+        if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
+            self.choices[at].read_delta(delta, data, queue)?;
+        }
+        let Some(word) = choice.finish_reason.filter(is_filled) else {
+            return Ok(());
+        };
+        let word = owned(Some(word));
+        self.choices[at].finish = Some(finish_reason(&word));
+        if at == 0 {
+            self.finish_text = cut(&word, 64).to_owned();
+        }
+        Ok(())
+    }
+
+    fn place_of(&mut self, index: u16) -> Result<usize, Unreadable> {
+        if let Some(at) = self.choices.iter().position(|choice| choice.index == index) {
+            return Ok(at);
+        }
+        if self.choices.len() == CHOICES_MAX {
+            return Err(Unreadable(format!("more than {CHOICES_MAX} choices")));
+        }
+        self.choices.push(Choice { index, ..Choice::default() });
+        Ok(self.choices.len() - 1)
+    }
+}
+
+impl Choice {
+    fn read_delta(
+        &mut self,
+        delta: &Delta<'_>,
+        data: &[u8],
+        queue: &mut Queue,
+    ) -> Result<(), Unreadable> {
+        let index = self.index;
+        let reasoning = delta.reasoning_content.filter(is_filled).or(delta.reasoning);
+        queue.push_text(Kind::Reasoning, index, data, reasoning);
+        match delta.content {
+            Some(parts) if parts.get().starts_with('[') => {
+                push_parts(&serde_json::from_str::<Vec<_>>(parts.get())?, index, data, queue);
+            }
+            content => queue.push_text(Kind::Delta, index, data, content),
+        }
+        self.refused |= delta.refusal.as_ref().is_some_and(is_filled);
+        queue.push_text(Kind::Delta, index, data, delta.refusal);
+        for call in delta.tool_calls.iter().flatten() {
+            let function = call.function;
+            let tool = ToolText {
+                id: call.id,
+                name: function.and_then(|f| f.name),
+                arguments: function.and_then(|f| f.arguments),
+            };
+            let tool_index = self.tool_index(call.index, &tool)?;
+            queue.push_tool(index, tool_index, tool);
+        }
+        if let Some(Function { name, arguments }) = delta.function_call {
+            queue.push_tool(index, 0, ToolText { id: None, name, arguments });
+        }
+        Ok(())
+    }
+
+    /// Which call a piece belongs to. An index that was given counts. Without one, a known id
+    /// names its call; another id, or a name without an id, begins the next call; anything else
+    /// goes on with the latest.
+    fn tool_index(&mut self, given: Option<i64>, tool: &ToolText<'_>) -> Result<u32, Unreadable> {
+        let id = tool.id.filter(is_filled).map(|raw| owned(Some(raw))).unwrap_or_default();
+        let given = given.and_then(|index| u32::try_from(index).ok());
+        let known = match (given, id.is_empty()) {
+            (Some(index), _) => self.tools.iter().find(|known| known.0 == index),
+            (None, false) => self.tools.iter().find(|known| known.1 == id),
+            (None, true) if tool.name.filter(is_filled).is_some() => None,
+            (None, true) => self.tools.iter().find(|known| known.0 == self.tool),
+        };
+        if let Some(known) = known {
+            self.tool = known.0;
+            return Ok(self.tool);
+        }
+        if self.tools.len() == CHOICES_MAX {
+            return Err(Unreadable(format!("more than {CHOICES_MAX} tool calls")));
+        }
+        let next = self.tools.iter().map(|known| known.0.saturating_add(1)).max().unwrap_or(0);
+        self.tool = given.unwrap_or(next);
+        self.tools.push((self.tool, id));
+        Ok(self.tool)
+    }
+}
+
+fn is_filled(raw: &&RawValue) -> bool {
+    inside(raw).is_some_and(|text| !text.is_empty())
+}
+
+/// Whether a choice of a stream says nothing at all.
+fn is_bare(choice: &ChunkChoice<'_>) -> bool {
+    let nothing = |delta: &Delta<'_>| {
+        let Delta { role, content, refusal, reasoning_content, reasoning, .. } = delta;
+        [role, content, refusal, reasoning_content, reasoning].iter().all(|field| field.is_none())
+            && delta.tool_calls.is_none()
+            && delta.function_call.is_none()
+    };
+    choice.text.is_none()
+        && choice.finish_reason.is_none()
+        && choice.message.is_none()
+        && choice.delta.as_ref().is_none_or(nothing)
+}
+
+fn push_parts(parts: &[Part<'_>], choice: u16, data: &[u8], queue: &mut Queue) {
+    for part in parts {
+        for thought in part.thinking.iter().flatten() {
+            queue.push_text(Kind::Reasoning, choice, data, thought.text);
+        }
+        queue.push_text(Kind::Delta, choice, data, part.text);
+    }
+}
+
+fn finish_reason(word: &str) -> FinishReason {
+    match word {
+        "stop" => FinishReason::Stop,
+        "length" | "model_length" => FinishReason::Length,
+        "tool_calls" | "function_call" => FinishReason::ToolCalls,
+        "content_filter" => FinishReason::ContentFilter,
+        "refusal" => FinishReason::Refusal,
+        _ => FinishReason::Other,
+    }
+}

@@ -62,6 +62,17 @@ impl Fault {
     pub fn is_harmless(self) -> bool {
         matches!(self, Fault::Gzip | Fault::SlowHead)
     }
+
+    /// Whether it acts between the tokens of a body.
+    pub fn is_inside_body(self) -> bool {
+        use Fault::*;
+        matches!(self, CloseEarly | NoDone | Reset | Stall) || self.inserts()
+    }
+
+    /// Whether it puts an event of its own between the others.
+    pub fn inserts(self) -> bool {
+        matches!(self, Fault::BigEvent | Fault::ErrorEvent | Fault::InvalidJson)
+    }
 }
 
 impl fmt::Display for Fault {

@@ -20,8 +20,10 @@ pub mod script;
 pub mod text;
 
 mod clock;
+mod render;
 
 pub use contract::{CallerRecord, History, Recorder, Violation, check};
 pub use fault::Fault;
+pub use plan::Plan;
 pub use provider::{Provider, ProviderConfig, ProviderRecord};
 pub use script::Script;

@@ -3,5 +3,6 @@
 mod check;
 mod record;
 
+pub use crate::plan::Channel;
 pub use check::{Bounds, BrokerDeath, Death, Drain, Gauge, History, Hostility, Violation, check};
-pub use record::{CallerRecord, Channel, End, Frame, FrameKind, Mode, Recorder, Returned};
+pub use record::{CallerRecord, End, Frame, FrameKind, Mode, Recorder, Returned};

@@ -7,6 +7,7 @@ use ringmain_wire::{Code, Kind, Sent, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ns;
+use crate::plan::Channel;
 use crate::text::{HASH_EMPTY, hash_on};
 
 /// Most frames kept one by one; later ones are folded into the last of their channel's run.
@@ -69,23 +70,6 @@ pub enum FrameKind {
     Tool,
     /// Tokens used.
     Usage,
-}
-
-/// Bytes that belong together: the text of a choice, the arguments of a tool call ...
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Channel {
-    /// The body.
-    Body,
-    /// Upstream events, each without the blank line that ends it, each followed by one line feed.
-    Events,
-    /// The reasoning of a choice.
-    Reasoning(u16),
-    /// The text of a choice.
-    Text(u16),
-    /// The arguments of a tool call.
-    Tool(u32),
 }
 
 /// One frame, or a run of frames of one channel.

@@ -154,31 +154,8 @@ pub(crate) struct Running(Arc<Exchange>);
 impl Log {
     /// Opens the record of a request.
     pub(crate) fn open(&self, connection: u64, parts: Parts) -> Running {
-        let mut headers = parts.headers;
-        let authorization_hash =
-            headers.get("authorization").map(|value| mix(hash_whole(value.as_bytes())));
-        for secret in SECRETS {
-            headers.remove(secret);
-        }
-        let exchange = Arc::new(Exchange {
-            number: self.seen.fetch_add(1, Ordering::Relaxed) + 1,
-            connection,
-            version: parts.version,
-            method: parts.method,
-            uri: parts.uri,
-            headers,
-            authorization_hash,
-            arrived_ns: now_ns(),
-            request: OnceLock::new(),
-            plan: OnceLock::new(),
-            head: OnceLock::new(),
-            schedule_ns: OnceLock::new(),
-            tokens_sent: AtomicU64::new(0),
-            bytes_sent: AtomicU64::new(0),
-            answer_hash: OnceLock::new(),
-            marker_sent: AtomicBool::new(false),
-            ended: OnceLock::new(),
-        });
+        let number = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        let exchange = Arc::new(Exchange::new(number, connection, parts));
         let mut exchanges = self.lock();
         if exchanges.len() == RECORDS_MAX {
             exchanges.pop_front();
@@ -207,6 +184,15 @@ impl Log {
 
 // A `OnceLock` that is set already keeps its first value: the first fact is the true one.
 impl Running {
+    /// A request that no log holds.
+    pub(crate) fn unlogged(connection: u64, parts: Parts) -> Running {
+        Running(Arc::new(Exchange::new(0, connection, parts)))
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.0.number
+    }
+
     pub(crate) fn body(&self, body: &[u8]) {
         let _ = self.0.request.set((body.len() as u64, hash_whole(body)));
     }
@@ -248,6 +234,34 @@ impl Drop for Running {
 }
 
 impl Exchange {
+    fn new(number: u64, connection: u64, parts: Parts) -> Exchange {
+        let mut headers = parts.headers;
+        let authorization_hash =
+            headers.get("authorization").map(|value| mix(hash_whole(value.as_bytes())));
+        for secret in SECRETS {
+            headers.remove(secret);
+        }
+        Exchange {
+            number,
+            connection,
+            version: parts.version,
+            method: parts.method,
+            uri: parts.uri,
+            headers,
+            authorization_hash,
+            arrived_ns: now_ns(),
+            request: OnceLock::new(),
+            plan: OnceLock::new(),
+            head: OnceLock::new(),
+            schedule_ns: OnceLock::new(),
+            tokens_sent: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            answer_hash: OnceLock::new(),
+            marker_sent: AtomicBool::new(false),
+            ended: OnceLock::new(),
+        }
+    }
+
     fn snapshot(&self) -> ProviderRecord {
         let (body_bytes, body_hash) = self.request.get().copied().unwrap_or_default();
         let headers = self.headers.iter().take(HEADERS_MAX).map(|(name, value)| {

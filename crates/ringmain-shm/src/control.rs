@@ -70,7 +70,8 @@ impl Control {
     ///
     /// # Errors
     /// `InvalidInput` for more than [`CONTROL_FDS_MAX`] descriptors; `BrokenPipe` or
-    /// `ConnectionReset` for a peer that is gone; `PermissionDenied` for a peer that takes no descriptors.
+    /// `ConnectionReset` for a peer that is gone; `PermissionDenied` for a peer that takes
+    /// no descriptors.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if fds.len() > CONTROL_FDS_MAX {
             let text = format!("{} descriptors, {CONTROL_FDS_MAX} at most", fds.len());

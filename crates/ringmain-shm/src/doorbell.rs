@@ -11,15 +11,13 @@
 //! |---|---|---|
 //! | [`RingerKind::Write`] | a peer of the own uid | `write` of 1 to the eventfd |
 //! | [`RingerKind::Aio`] | any other peer | the kernel's completion signal, which never waits |
-//! | [`RingerKind::Control`] | any other peer, where AIO is refused | one byte on the control socket |
+//! | [`RingerKind::Control`] | any other, where AIO is refused | one byte on its control socket |
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{MsgFlags, send};
-use std::os::fd::AsRawFd;
-
 use ringmain_wire::control::RING;
 
 use crate::aio;

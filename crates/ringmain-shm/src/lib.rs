@@ -31,6 +31,7 @@
 compile_error!("ringmain runs on 64-bit Linux: 64-bit words of a read-only page, memfd, pidfd");
 
 mod aio;
+mod attach;
 pub mod control;
 pub mod counters;
 pub mod doorbell;
@@ -43,9 +44,11 @@ pub mod peer;
 pub mod process;
 #[cfg(feature = "tokio")]
 pub mod readiness;
+mod region;
 pub mod segment;
 pub mod sleeper;
 
+pub use attach::AttachError;
 pub use control::{Control, Received};
 pub use counters::open_shared_counters;
 pub use doorbell::{Bell, Ringer, RingerKind, bell_pair};
@@ -53,7 +56,7 @@ pub use fork::ForkMark;
 #[cfg(feature = "lend")]
 pub use lend::lend;
 pub use listener::{BindError, Listener};
-pub use map::{AttachError, ReadMap, TrustedMap, WriteMap};
+pub use map::{ReadMap, TrustedMap, WriteMap};
 pub use peer::Peer;
 pub use process::{monotonic_ns, own_uid, raise_nofile};
 #[cfg(feature = "tokio")]

@@ -1,7 +1,7 @@
 //! The control socket's path: one owner, exact permissions, no stale file.
 //!
-//! * **One owner.** Whoever binds holds a lock on a file beside the socket (`PATH.lock`) for as long
-//!   as it listens. Two starters can not both find a stale socket and each remove the other's
+//! * **One owner.** Whoever binds holds a lock on a file beside the socket (`PATH.lock`) for as
+//!   long as it listens. Two starters can not both find a stale socket and each remove the other's
 //!   new one: the second gets no lock. The kernel drops the lock when its holder dies, so a crash
 //!   leaves nothing to repair; the lock file stays, because removing one opens the same race again.
 //! * **No stale file.** Under the lock, a socket file that refuses connections has no listener and
@@ -9,6 +9,7 @@
 //!   is never touched.
 //! * **Exact permissions**, whatever the umask: the socket is made with mode 0600, gets its group
 //!   while only its owner can connect, then its mode, and listens only after that.
+//!   The directory belongs to the broker's user; nobody else may rename things in it.
 //! * **Unlink on drop** only while the path is still the inode that was bound.
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};

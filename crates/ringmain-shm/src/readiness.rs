@@ -17,8 +17,8 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Registers the descriptor with the runtime of the calling task. One that is ready by now tells
-    /// so at the first wait.
+    /// Registers the descriptor with the runtime of the calling task. One that is ready by now
+    /// tells so at the first wait.
     ///
     /// # Panics
     /// Outside a runtime, or in one without its I/O driver.

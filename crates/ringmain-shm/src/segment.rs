@@ -13,6 +13,9 @@
 //! | `fchmod`, then reopen | not the owner | sealed against future writers |
 //! | to punch, truncate or grow | open for reading only | sealed |
 //!
+//! A process of another uid that was given `CAP_DAC_OVERRIDE` or `CAP_FOWNER` can do what root can,
+//! and no uid shows it: whoever grants these has granted the broker's memory.
+//!
 //! The seal against future writers binds the broker as well: the kernel refuses to punch such a
 //! memfd. That is why only peers get it who could otherwise reopen the file. Memory that such a
 //! peer keeps by holding its mapping is memory of the broker's own uid, which the peer could take
@@ -27,8 +30,10 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::map::{self, ReadMap, SIZE_SEALS, WriteMap};
+use crate::attach::{SIZE_SEALS, check_bytes};
+use crate::map::{ReadMap, WriteMap};
 use crate::process::own_uid;
+use crate::region;
 
 /// Bit of `memfd_create`: never executable, and sealed so (Linux 6.3).
 const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x0008);
@@ -116,13 +121,13 @@ pub struct Puncher {
 impl Puncher {
     /// Punches the whole segment. Does nothing where a seal forbids it.
     pub fn punch_all(&self) -> io::Result<()> {
-        map::punch(&*self.fd, 0, self.bytes)
+        region::punch(&*self.fd, 0, self.bytes)
     }
 
     /// Whether [`Puncher::punch_all`] frees memory that a peer still maps.
     #[must_use]
     pub fn is_effective(&self) -> bool {
-        matches!(map::is_sealed_against_punching(&*self.fd), Ok(false))
+        matches!(region::is_sealed_against_punching(&*self.fd), Ok(false))
     }
 }
 
@@ -135,7 +140,7 @@ fn could_reopen(peer_uid: u32) -> bool {
 }
 
 fn sized_memfd(name: &str, bytes: usize, compat: &Compat) -> io::Result<OwnedFd> {
-    map::check_bytes(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    check_bytes(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
     let plain = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let fd = if compat.noexec_seal {
         match memfd_create(name, plain | MFD_NOEXEC_SEAL) {

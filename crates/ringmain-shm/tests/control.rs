@@ -10,7 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use common::{Child, Gate, STRANGER, alone, can_change_uid, spawn};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, listen,
+    sendmsg, socket,
+};
 use nix::unistd::{Gid, pipe, setgroups};
 use ringmain_shm::{Compat, Control, Listener, Peer, own_uid};
 use ringmain_wire::limits::CONTROL_FDS_MAX;
@@ -146,7 +149,21 @@ fn control_to_nobody_is_refused() {
 }
 
 #[test]
-fn control_stays_in_the_listeners_hands_when_descriptors_are_sent_to_it() {
+fn control_gives_up_on_a_listener_that_accepts_nobody() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let fd =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    listen(&fd, Backlog::new(1).unwrap()).unwrap();
+    let waiting: Vec<_> = (0..2).map(|_| Control::connect(&path).unwrap()).collect();
+    assert_eq!(Control::connect(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(waiting);
+}
+
+#[test]
+fn listener_lets_no_descriptors_in_where_the_kernel_can_refuse_them() {
     let _alone = alone();
     let (control, child) = accept_from(None, |control| match send_raw(&control, &[0]) {
         Err(nix::Error::EPERM) => 0,

@@ -12,8 +12,8 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, pipe, setgid, setgroups, setu
 /// A uid that is nobody's.
 pub const STRANGER: u32 = 54_321;
 
-/// Lets the tests of one binary run one by one: a child forked by one test would hold the sockets of
-/// another open, and what was closed would not show as closed.
+/// Lets the tests of one binary run one by one: a child forked by one test would hold the sockets
+/// of another open, and what was closed would not show as closed.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,0 +1,193 @@
+//! One shared mapping: the only place where its address is used, and where every access is checked.
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+
+/// Bytes of a word. Every offset of a word access is a multiple of it.
+pub(crate) const WORD: usize = size_of::<u64>();
+
+/// One shared mapping.
+pub(crate) struct Region {
+    raw: MmapRaw,
+    /// Kept to punch; present in maps that this process writes.
+    fd: Option<Arc<OwnedFd>>,
+}
+
+impl Region {
+    /// Maps a segment that this process only reads.
+    pub(crate) fn map_read_only(fd: &OwnedFd, bytes: usize) -> io::Result<Arc<Region>> {
+        Region::new(MmapOptions::new().len(bytes).map_raw_read_only(fd)?, None)
+    }
+
+    /// Maps a segment that this process writes, and keeps the descriptor to punch it.
+    pub(crate) fn map_writable(fd: Arc<OwnedFd>, bytes: usize) -> io::Result<Arc<Region>> {
+        let raw = MmapOptions::new().len(bytes).map_raw(&*fd)?;
+        Region::new(raw, Some(fd))
+    }
+
+    /// Takes pages that nobody else maps.
+    pub(crate) fn from_private(raw: MmapRaw) -> io::Result<Arc<Region>> {
+        Region::new(raw, None)
+    }
+
+    fn new(raw: MmapRaw, fd: Option<Arc<OwnedFd>>) -> io::Result<Arc<Region>> {
+        raw.advise(Advice::DontFork)?;
+        Ok(Arc::new(Region { raw, fd }))
+    }
+
+    /// Panics unless `offset..offset + len` lies inside. Offsets come from checked geometry, so a
+    /// miss is a bug of this process and never a peer's doing.
+    #[inline]
+    pub(crate) fn check(&self, offset: usize, len: usize) {
+        let bytes = self.raw.len();
+        assert!(
+            len <= bytes && offset <= bytes - len,
+            "access of {len} bytes at {offset} in a segment of {bytes} bytes"
+        );
+    }
+
+    #[inline]
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        self.check(offset, WORD);
+        assert!(offset.is_multiple_of(WORD), "word access at {offset}, not a multiple of {WORD}");
+        // SAFETY: a whole word inside the mapping and aligned, as just checked.
+        unsafe { self.word_unchecked(offset) }
+    }
+
+    /// The word at `offset`.
+    ///
+    /// # Safety
+    /// `offset` is a multiple of 8, and `offset + 8` is at most the length of the mapping.
+    #[inline]
+    unsafe fn word_unchecked(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: the caller keeps the access inside the mapping, which lives as long as `self` and
+        // begins on a page, so the word is aligned. Other processes touch it by whatever means
+        // they like, which the abstract machine knows as accesses of unknown code; in this process
+        // every access is atomic and of this size, but for the slices of `TrustedMap` and `lend`,
+        // which stand over a mapping that this process can not write. On a read-only mapping only
+        // relaxed loads are made, which the standard library allows there for up to 8 bytes.
+        unsafe { AtomicU64::from_ptr(self.raw.as_mut_ptr().add(offset).cast()) }
+    }
+
+    /// Copies by words, each loaded once: what arrives is a mix of old and new at worst, and it
+    /// stands still from then on.
+    pub(crate) fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        self.check(offset, out.len());
+        let skew = offset % WORD;
+        let (edge, rest) = out.split_at_mut(out.len().min((WORD - skew) % WORD));
+        let mut at = offset;
+        if !edge.is_empty() {
+            let word = self.word(at - skew).load(Ordering::Relaxed).to_ne_bytes();
+            edge.copy_from_slice(&word[skew..skew + edge.len()]);
+            at += edge.len();
+        }
+        let mut words = rest.chunks_exact_mut(WORD);
+        for chunk in &mut words {
+            // SAFETY: inside by the check above; a multiple of 8 because the edge brought it there
+            // (a shorter edge leaves no rest).
+            let word = unsafe { self.word_unchecked(at) };
+            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            at += WORD;
+        }
+        let tail = words.into_remainder();
+        if !tail.is_empty() {
+            let word = self.word(at).load(Ordering::Relaxed).to_ne_bytes();
+            tail.copy_from_slice(&word[..tail.len()]);
+        }
+    }
+
+    /// Copies by words. The bytes of a half word beside the copy keep their value.
+    ///
+    /// Not a `memcpy`: clones of this map may be used on several threads, and a plain write beside
+    /// an atomic load in the same process is a data race. Readers in other processes would not
+    /// mind. An atomic store of 8 bytes is the same instruction as a plain one.
+    pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        self.check(offset, bytes.len());
+        let skew = offset % WORD;
+        let (edge, rest) = bytes.split_at(bytes.len().min((WORD - skew) % WORD));
+        let mut at = offset;
+        if !edge.is_empty() {
+            self.merge(at - skew, skew, edge);
+            at += edge.len();
+        }
+        let (words, tail) = rest.as_chunks::<WORD>();
+        for chunk in words {
+            // SAFETY: as in `copy_out`; and a map that is stored to is mapped writable.
+            let word = unsafe { self.word_unchecked(at) };
+            word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+            at += WORD;
+        }
+        if !tail.is_empty() {
+            self.merge(at, 0, tail);
+        }
+    }
+
+    /// Replaces some bytes of one word. Two threads that do so to one word at once lose one of the
+    /// two changes; chunks and lines begin on words, so no word has two owners.
+    fn merge(&self, offset: usize, skew: usize, bytes: &[u8]) {
+        let word = self.word(offset);
+        let mut value = word.load(Ordering::Relaxed).to_ne_bytes();
+        value[skew..skew + bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_ne_bytes(value), Ordering::Relaxed);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// The start of a range that was checked. What may be done with it depends on who writes there.
+    #[inline]
+    pub(crate) fn checked_ptr(&self, offset: usize, len: usize) -> *const u8 {
+        self.check(offset, len);
+        self.raw.as_ptr().wrapping_add(offset)
+    }
+
+    pub(crate) fn address_range(&self) -> Range<usize> {
+        let start = self.raw.as_ptr().addr();
+        start..start + self.raw.len()
+    }
+
+    /// Punches a range; nothing is done without a descriptor or where a seal forbids it.
+    pub(crate) fn punch(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.check(offset, len);
+        self.fd.as_ref().map_or(Ok(()), |fd| punch(fd, offset, len))
+    }
+
+    pub(crate) fn populate(&self, advice: Advice, offset: usize, len: usize) -> io::Result<()> {
+        self.check(offset, len);
+        if len == 0 {
+            return Ok(());
+        }
+        self.raw.advise_range(advice, offset, len)
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region").field("bytes", &self.raw.len()).finish_non_exhaustive()
+    }
+}
+
+/// Punches a range, or does nothing where a seal forbids it.
+pub(crate) fn punch(fd: &impl AsFd, offset: usize, len: usize) -> io::Result<()> {
+    if len == 0 || is_sealed_against_punching(fd)? {
+        return Ok(());
+    }
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    Ok(fallocate(fd, flags, offset, len)?)
+}
+
+/// Whether the kernel refuses to punch: it does so for every seal against writing.
+pub(crate) fn is_sealed_against_punching(fd: &impl AsFd) -> io::Result<bool> {
+    let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+    Ok(seals.intersects(SealFlag::F_SEAL_FUTURE_WRITE | SealFlag::F_SEAL_WRITE))
+}

@@ -180,3 +180,51 @@ impl Drop for Context {
 fn check(done: libc::c_long) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+
+    fn eventfd() -> EventFd {
+        EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn ringer_context_is_emptied_before_it_is_full() {
+        let (context, bell) = (Context::new().unwrap(), eventfd());
+        for _ in 0..3 * DEPTH {
+            context.signal(bell.as_fd()).unwrap();
+            assert!(context.waiting.load(Ordering::Relaxed) <= REAP_AT);
+        }
+        assert_eq!(bell.read().unwrap(), u64::from(3 * DEPTH));
+    }
+
+    /// As when many threads share the reserve: nothing is lost, and nothing waits for room.
+    #[test]
+    fn ringer_context_that_lost_count_is_emptied_when_the_kernel_says_full() {
+        let (context, bell) = (Context::new().unwrap(), eventfd());
+        let mut filled = 0u64;
+        // Bound: the kernel rounds the depth up by the number of processors, not without end.
+        while filled < 1_000_000 && context.submit(bell.as_fd()).is_ok() {
+            filled += 1;
+        }
+        let full = context.submit(bell.as_fd()).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        context.signal(bell.as_fd()).unwrap();
+        assert_eq!(bell.read().unwrap(), filled + 1);
+    }
+
+    #[test]
+    fn ringer_reserve_serves_a_thread_without_a_context() {
+        let bell = eventfd();
+        RESERVE.as_ref().unwrap().signal(bell.as_fd()).unwrap();
+        assert_eq!(bell.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn ringer_of_what_is_no_eventfd_is_an_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(signal(file.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}

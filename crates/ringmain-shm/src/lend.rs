@@ -11,8 +11,8 @@
 //!   its own request and nowhere else.
 //! * No decision depends on the bytes. Whoever needs one (JSON, a cache key, compression, a digest)
 //!   works on a private copy.
-//! * Every value of a byte is a valid `u8`, and the sealed size keeps the pages in place, so no access
-//!   can fault. What remains is that the compiler may load a byte twice and see two values;
+//! * Every value of a byte is a valid `u8`, and the sealed size keeps the pages in place, so no
+//!   access can fault. What remains is that the compiler may load a byte twice and see two values;
 //!   the uses above do not compare.
 //!
 //! The returned handle must therefore go to the HTTP client alone.

@@ -57,11 +57,7 @@ impl<'a> Chat<'a> {
     }
 
     /// Adds a message of text.
-    pub fn message(
-        mut self,
-        role: impl Into<Cow<'a, str>>,
-        text: impl Into<Cow<'a, str>>,
-    ) -> Self {
+    pub fn message(mut self, role: impl Into<Cow<'a, str>>, text: impl Into<Cow<'a, str>>) -> Self {
         self.body = self.body.message(role, text);
         self
     }

@@ -32,11 +32,7 @@ impl<'a> ChatBody<'a> {
 
     /// Adds a message of text.
     #[must_use]
-    pub fn message(
-        mut self,
-        role: impl Into<Cow<'a, str>>,
-        text: impl Into<Cow<'a, str>>,
-    ) -> Self {
+    pub fn message(mut self, role: impl Into<Cow<'a, str>>, text: impl Into<Cow<'a, str>>) -> Self {
         self.messages.push((role.into(), Content::Text(text.into())));
         self
     }

@@ -101,6 +101,14 @@ impl Error {
         self
     }
 
+    /// Nothing was published.
+    #[must_use]
+    pub(crate) fn at_submit(mut self) -> Error {
+        self.0.stage = Stage::Submit;
+        self.0.sent = Sent::No;
+        self
+    }
+
     /// What happened: the kind to match on.
     pub fn code(&self) -> Code {
         self.0.code

@@ -124,14 +124,15 @@ pub struct ToolCall {
 }
 
 impl<'a> Item<'a> {
-    /// Reads the payload of a whole frame. `None`: a kind that this version does not show.
+    /// Reads the payload of a whole frame other than ERROR and SKIP.
+    #[inline]
     pub(crate) fn parse(
         kind: Kind,
         choice: u16,
         payload: &'a [u8],
-    ) -> Result<Option<Item<'a>>, PayloadError> {
+    ) -> Result<Item<'a>, PayloadError> {
         let text = || str::from_utf8(payload).map_err(|_| PayloadError(kind));
-        Ok(Some(match kind {
+        Ok(match kind {
             Kind::Head => Item::Head(ResponseHead::parse(payload).map_err(|_| PayloadError(kind))?),
             Kind::Delta => Item::Delta { choice, text: text()? },
             Kind::Reasoning => Item::Reasoning { choice, text: text()? },
@@ -140,8 +141,8 @@ impl<'a> Item<'a> {
             Kind::Body => Item::Body(payload),
             Kind::Usage => Item::Usage(Usage::parse(payload)?),
             Kind::End => Item::End(EndFrame::parse(payload)?),
-            _ => return Ok(None),
-        }))
+            _ => return Err(PayloadError(kind)),
+        })
     }
 
     /// The text, when this is a piece of the first choice's text.

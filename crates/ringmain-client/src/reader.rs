@@ -1,0 +1,210 @@
+//! The frames of one lane, read as items of one exchange after another.
+
+use ringmain_ring::{FrameError, LaneReader};
+use ringmain_shm::{TrustedMap, WriteMap};
+use ringmain_wire::frame::MORE;
+use ringmain_wire::{Code, ErrorFrame, ExchangeId, Kind, Stage};
+
+use crate::error::{Error, Result};
+use crate::item::Item;
+
+/// Reads one lane. Pieces of text and of plain bytes go through as they come; the pieces of a
+/// long event or tool call are joined here, so that a consumer only ever sees whole ones.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    lane: LaneReader<WriteMap, TrustedMap>,
+    exchange: ExchangeId,
+    /// Pieces of an event that is not whole yet.
+    // Bound: JOINED_BYTES_MAX.
+    joined: Vec<u8>,
+    /// `joined` was handed out and is empty from the next read on.
+    joined_taken: bool,
+    progress: Progress,
+    ended: bool,
+}
+
+/// What has come of the present exchange.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Content bytes handed out.
+    pub(crate) bytes: u64,
+    /// Broker time of the frame that came last.
+    pub(crate) time_ns: u64,
+    /// Smoothed time between two frames; 0 before there were two.
+    pub(crate) gap_ns: u64,
+    answered: bool,
+}
+
+/// What a lane has to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    No,
+    Item,
+    /// A piece of the first choice's text.
+    Text,
+    /// The last item of the exchange, good or bad.
+    Terminal,
+}
+
+/// Most bytes of one joined event: beyond what a broker lets an endpoint send in one event.
+const JOINED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+impl Reader {
+    pub(crate) fn new(lane: LaneReader<WriteMap, TrustedMap>) -> Reader {
+        Reader {
+            lane,
+            exchange: ExchangeId(0),
+            joined: Vec::new(),
+            joined_taken: false,
+            progress: Progress::default(),
+            ended: true,
+        }
+    }
+
+    /// Starts with the exchange that was just published for this lane.
+    pub(crate) fn begin(&mut self, exchange: ExchangeId) {
+        self.exchange = exchange;
+        self.joined.clear();
+        self.joined_taken = false;
+        self.progress = Progress::default();
+        self.ended = false;
+    }
+
+    /// Looks for something to take, after joining what only is a part. Releases the item handed
+    /// out before.
+    #[inline]
+    pub(crate) fn poll(&mut self) -> Result<Ready> {
+        self.lane.release();
+        if std::mem::take(&mut self.joined_taken) {
+            self.joined.clear();
+        }
+        // Bound: each turn consumes a frame, and the lane holds finitely many.
+        loop {
+            let Some(header) = self.lane.peek().map_err(violation)? else { return Ok(Ready::No) };
+            if matches!(header.kind, EVENT | TOOL) && header.flags & MORE != 0 {
+                self.join()?;
+                continue;
+            }
+            return Ok(match header.kind {
+                DELTA if header.choice == 0 => Ready::Text,
+                END | ERROR => Ready::Terminal,
+                _ => Ready::Item,
+            });
+        }
+    }
+
+    /// Takes what [`Reader::poll`] found.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Item<'_>> {
+        let Some(frame) = self.lane.next().map_err(violation)? else { return Err(vanished()) };
+        if frame.exchange != self.exchange {
+            return Err(foreign(frame.exchange, self.exchange));
+        }
+        self.progress.note(frame.kind, frame.payload.len(), frame.time_ns);
+        self.ended = frame.kind.is_terminal();
+        if frame.kind == Kind::Error {
+            let frame = ErrorFrame::parse(frame.payload).map_err(Error::payload)?;
+            return Err(Error::from_frame(&frame));
+        }
+        let mut payload = frame.payload;
+        if !self.joined.is_empty() && !frame.kind.is_terminal() {
+            self.joined.extend_from_slice(payload);
+            self.joined_taken = true;
+            payload = &self.joined;
+        }
+        Item::parse(frame.kind, frame.choice, payload).map_err(Error::payload)
+    }
+
+    /// Throws away what has come. True: the exchange is over and its frames are released.
+    pub(crate) fn drain(&mut self) -> Result<bool> {
+        // Bound: each turn consumes a frame, and the lane holds finitely many.
+        while !self.ended {
+            let Some(frame) = self.lane.next().map_err(violation)? else { break };
+            self.ended = frame.kind.is_terminal();
+        }
+        self.lane.release();
+        Ok(self.ended)
+    }
+
+    /// Whether a frame stands ready: the look between arming and sleeping.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.lane.is_ready()
+    }
+
+    /// Whether the broker waits for room that this lane just gave.
+    #[inline]
+    pub(crate) fn take_ring(&mut self) -> bool {
+        self.lane.take_ring()
+    }
+
+    /// Where the next frame will show, in the responder segment.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn watched_offset(&self) -> usize {
+        self.lane.watched_offset()
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let Some(frame) = self.lane.next().map_err(violation)? else { return Ok(()) };
+        if frame.exchange != self.exchange {
+            return Err(foreign(frame.exchange, self.exchange));
+        }
+        if self.joined.len() + frame.payload.len() > JOINED_BYTES_MAX {
+            let text = format!("an event of more than {JOINED_BYTES_MAX} bytes");
+            return Err(Error::new(Code::UpstreamTooLarge, Stage::Relay, text));
+        }
+        self.progress.note(frame.kind, frame.payload.len(), frame.time_ns);
+        self.joined.extend_from_slice(frame.payload);
+        self.lane.release();
+        Ok(())
+    }
+}
+
+impl Progress {
+    #[inline]
+    fn note(&mut self, kind: Kind, payload_bytes: usize, time_ns: u64) {
+        if self.answered {
+            let gap_ns = time_ns.saturating_sub(self.time_ns);
+            self.gap_ns = if self.gap_ns == 0 { gap_ns } else { (self.gap_ns * 7 + gap_ns) / 8 };
+        }
+        self.answered = true;
+        self.time_ns = time_ns;
+        if kind.is_content() {
+            self.bytes += payload_bytes as u64;
+        }
+    }
+
+    /// How far an exchange had come that this side ends by itself.
+    pub(crate) fn mark(&self, error: Error) -> Error {
+        let stage = match (self.answered, self.bytes) {
+            (false, _) => Stage::AwaitHead,
+            (true, 0) => Stage::AwaitContent,
+            (true, _) => Stage::Relay,
+        };
+        error.with_progress(stage, self.bytes, self.answered)
+    }
+}
+
+const DELTA: u8 = Kind::Delta as u8;
+const EVENT: u8 = Kind::Event as u8;
+const TOOL: u8 = Kind::Tool as u8;
+const END: u8 = Kind::End as u8;
+const ERROR: u8 = Kind::Error as u8;
+
+fn violation(error: FrameError) -> Error {
+    let text = format!("{error}; the two sides do not fit each other, update both");
+    Error::new(Code::ViolationFrame, Stage::Relay, text)
+}
+
+fn vanished() -> Error {
+    Error::new(Code::Internal, Stage::Relay, "a frame was taken before it was found")
+}
+
+fn foreign(found: ExchangeId, awaited: ExchangeId) -> Error {
+    let text = format!("a frame of exchange {} on the lane of exchange {}", found.0, awaited.0);
+    Error::new(Code::ViolationFrame, Stage::Relay, text)
+}

@@ -75,7 +75,8 @@ impl<R: Memory> LoanReader<R> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::HeapMemory;

@@ -44,7 +44,7 @@ pub(crate) enum Mutant {
     #[cfg(loom)]
     LateWaker,
     #[cfg(loom)]
-    LateReturn,
+    EarlyReturn,
 }
 
 #[cfg(not(loom))]
@@ -54,7 +54,7 @@ pub(crate) const fn is(_: Mutant) -> bool {
 }
 
 #[cfg(loom)]
-pub(crate) use chosen::{CHOICE, is};
+pub(crate) use chosen::{CHOICE, chosen, is};
 
 #[cfg(loom)]
 mod chosen {
@@ -65,23 +65,14 @@ mod chosen {
     /// Environment variable that names the fault.
     pub(crate) const CHOICE: &str = "RINGMAIN_MUTANT";
 
+    /// The fault of this process, if any. Read once, behind a std lock that loom does not see:
+    /// the answer is the same in every interleaving.
+    pub(crate) fn chosen() -> Option<&'static str> {
+        static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
+        CHOSEN.get_or_init(|| std::env::var(CHOICE).ok()).as_deref()
+    }
+
     pub(crate) fn is(mutant: Mutant) -> bool {
-        // A std lock, invisible to loom: the answer never changes within a process.
-        static CHOSEN: OnceLock<String> = OnceLock::new();
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(u32::MAX);
-        let number = NUMBER.load(std::sync::atomic::Ordering::Relaxed);
-        if number < 1000 {
-            return number == mutant as u32;
-        }
-        let chosen = CHOSEN.get_or_init(|| std::env::var(CHOICE).unwrap_or_default());
-        if chosen.is_empty() {
-            NUMBER.store(999, std::sync::atomic::Ordering::Relaxed);
-            return false;
-        }
-        let same = *chosen == format!("{mutant:?}");
-        if same {
-            NUMBER.store(mutant as u32, std::sync::atomic::Ordering::Relaxed);
-        }
-        same
+        chosen().is_some_and(|name| name == format!("{mutant:?}"))
     }
 }

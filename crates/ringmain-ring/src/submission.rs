@@ -119,5 +119,6 @@ impl<R: Memory> SubmissionReader<R> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

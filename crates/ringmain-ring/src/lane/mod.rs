@@ -8,6 +8,7 @@ mod split;
 mod writer;
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 use ringmain_wire::frame::{FrameHeader, MORE};

@@ -172,10 +172,7 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     }
 
     #[inline]
-    fn not_published(
-        &self,
-        word: u64,
-    ) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {
+    fn not_published(&self, word: u64) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {
         // The writer cleared this line before it published the one before, so the word is 0.
         match word {
             0 => Ok(None),

@@ -243,14 +243,7 @@ impl<W: MemoryMut, R: Memory> LaneWriter<W, R> {
 
     /// Writes one frame, after a SKIP when it would wrap. There is room.
     #[inline(always)]
-    fn write(
-        &mut self,
-        lines: u64,
-        exchange: ExchangeId,
-        tag: u64,
-        payload: &[u8],
-        time_ns: u64,
-    ) {
+    fn write(&mut self, lines: u64, exchange: ExchangeId, tag: u64, payload: &[u8], time_ns: u64) {
         let skip = self.shape.skip_before(self.written, lines);
         if skip != 0 {
             let tag = pack(payload_of(skip), Kind::Skip, 0, 0);

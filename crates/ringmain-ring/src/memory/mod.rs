@@ -15,6 +15,7 @@
 
 mod heap;
 mod mapped;
+#[cfg(test)]
 #[cfg(loom)]
 pub(crate) mod model;
 

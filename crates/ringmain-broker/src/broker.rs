@@ -1,59 +1,142 @@
-//! The broker as its owner sees it.
+//! The broker as its owner sees it, and what all its sessions share.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringmain_shm::Listener;
+use parking_lot::{Mutex, RwLock};
+use ringmain_policy::RateBucket;
+use ringmain_shm::{Listener, monotonic_ns};
 use ringmain_upstream::Endpoint;
+use tokio::sync::{Notify, Semaphore};
 
+use crate::account::Ledger;
 use crate::config::BrokerConfig;
-use crate::counters::Snapshot;
+use crate::counters::{EndpointRow, Live, Segment, SessionRow, Snapshot, State};
+use crate::drain::{self, DrainReport};
+use crate::failure::Failure;
+use crate::listen;
+use crate::log_id::{LogId, LogIds, mix};
+use crate::record::Record;
+use crate::relay::Ended;
 use crate::routes::RouteTable;
+use crate::session::{Bells, Session};
+
+/// Refused connections that may wait for their Hello at once; further ones are closed at once.
+const REFUSALS_MAX: usize = 256;
+/// Log lines per second for refused attachments.
+const REFUSAL_LINES_PER_S: u32 = 10;
+/// Least time between two writes of the counters.
+const COUNTERS_EVERY: Duration = Duration::from_millis(250);
 
 /// One broker: sessions, routes, quotas, counters.
-pub struct Broker {}
+///
+/// ```no_run
+/// # async fn run(listener: ringmain_shm::Listener, table: ringmain_broker::RouteTable) {
+/// use ringmain_broker::{Broker, BrokerConfig};
+/// let broker = Broker::new(BrokerConfig::default(), table);
+/// let report = broker.serve(listener, std::future::pending()).await;
+/// # }
+/// ```
+pub struct Broker {
+    config: BrokerConfig,
+    routes: RwLock<Arc<RouteTable>>,
+    ledger: Ledger,
+    live: Live,
+    phase: AtomicU8,
+    sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
+    /// Told whenever an exchange or a session ends while the broker drains.
+    changed: Notify,
+    next_session: AtomicU64,
+    epoch: u64,
+    started_ms: u64,
+    log_ids: LogIds,
+    bells: Bells,
+    refusals: Semaphore,
+    refusal_lines: Mutex<RateBucket>,
+}
 
-/// How a broker ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DrainReport {
-    /// Exchanges in flight when it was told to end.
-    pub in_flight: u64,
-    /// Exchanges that were cut at the drain limit.
-    pub cut: u64,
-    /// Sessions that were closed.
-    pub sessions: u64,
-    /// How long it took.
-    pub took: Duration,
+/// What the broker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    Serving = 0,
+    /// Nothing new; what is in flight goes on.
+    Draining = 1,
+    /// Sessions end.
+    Closing = 2,
+}
+
+/// Keeps a session in the broker's list for as long as its task runs, however that ends.
+pub(crate) struct Listed {
+    broker: Arc<Broker>,
+    id: u64,
 }
 
 impl Broker {
     /// A broker that serves nobody yet.
-    pub fn new(_config: BrokerConfig, _table: RouteTable) -> Arc<Broker> {
-        unimplemented!()
+    pub fn new(config: BrokerConfig, table: RouteTable) -> Arc<Broker> {
+        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        // Two brokers of one host start at different instants or with different process ids.
+        let epoch = mix(now_ns as u64 ^ u64::from(std::process::id()).rotate_left(40));
+        Arc::new(Broker {
+            ledger: Ledger::new(config.quotas),
+            config,
+            routes: RwLock::new(Arc::new(table)),
+            live: Live::new(),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            sessions: Mutex::new(BTreeMap::new()),
+            changed: Notify::new(),
+            next_session: AtomicU64::new(1),
+            epoch,
+            started_ms: (now_ns / 1_000_000) as u64,
+            log_ids: LogIds::new(mix(epoch)),
+            bells: Bells::default(),
+            refusals: Semaphore::new(REFUSALS_MAX),
+            refusal_lines: Mutex::new(RateBucket::new(REFUSAL_LINES_PER_S, monotonic_ns())),
+        })
     }
 
-    /// Serves until `drain` is ready, then refuses what is new, finishes what is in flight within
-    /// the drain limit and closes the sessions.
+    /// Serves until `drain` is ready, then gives the listener up at once, refuses what is new,
+    /// finishes what is in flight within the drain limit and closes the sessions. A broker serves
+    /// once.
     ///
     /// # Errors
     /// The listener cannot be waited for.
     pub async fn serve(
         self: &Arc<Self>,
-        _listener: Listener,
-        _drain: impl Future<Output = ()>,
+        listener: Listener,
+        drain: impl Future<Output = ()>,
     ) -> io::Result<DrainReport> {
-        unimplemented!()
+        let mut segment = self.open_counters();
+        let work = async {
+            listen::accept_until(self, &listener, drain).await?;
+            self.set_phase(Phase::Draining);
+            // A successor may bind from here on.
+            drop(listener);
+            Ok(drain::run(self).await)
+        };
+        let report = tokio::select! {
+            report = work => report,
+            never = self.publish(&mut segment) => match never {},
+        };
+        self.write_counters(&mut segment, State::Ended);
+        report
     }
 
     /// Replaces routes and endpoints. Exchanges in flight keep what they were given.
-    pub fn swap_routes(&self, _table: RouteTable) {}
+    pub fn swap_routes(&self, table: RouteTable) {
+        *self.routes.write() = Arc::new(table);
+        self.live.touch();
+    }
 
     /// The routes and endpoints in use.
     pub fn routes(&self) -> Arc<RouteTable> {
-        unimplemented!()
+        self.routes.read().clone()
     }
 
     /// The endpoints in use.
@@ -61,8 +144,207 @@ impl Broker {
         self.routes().endpoints().to_vec()
     }
 
+    /// The settings.
+    pub fn config(&self) -> &BrokerConfig {
+        &self.config
+    }
+
+    /// The number that tells this start of a broker from any other.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether no uid holds anything: no session, no segment, no exchange.
+    pub fn is_at_rest(&self) -> bool {
+        self.ledger.is_at_zero()
+    }
+
     /// The counters now.
     pub fn snapshot(&self) -> Snapshot {
-        unimplemented!()
+        let state = match self.phase() {
+            Phase::Serving => State::Serving,
+            Phase::Draining | Phase::Closing => State::Draining,
+        };
+        self.snapshot_in(state)
+    }
+}
+
+/// What sessions and exchanges ask of their broker.
+impl Broker {
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    pub(crate) fn bells(&self) -> &Bells {
+        &self.bells
+    }
+
+    pub(crate) fn refusals(&self) -> &Semaphore {
+        &self.refusals
+    }
+
+    /// Whether one more refusal may be logged: a flood of connections is not a flood of lines.
+    pub(crate) fn may_log_refusal(&self) -> bool {
+        self.refusal_lines.lock().take(monotonic_ns())
+    }
+
+    pub(crate) fn log_id(&self) -> LogId {
+        self.log_ids.next()
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Closing,
+        }
+    }
+
+    /// Enters a phase and lets every session know.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+        self.all_sessions().iter().for_each(|session| session.tell());
+        self.live.touch();
+    }
+
+    /// An exchange is in flight. Before the phase is looked at: SeqCst on both sides lets either
+    /// the drain see the exchange or the exchange see the drain.
+    pub(crate) fn enter(&self) {
+        self.live.exchanges.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// An exchange is in flight no more.
+    pub(crate) fn leave(&self) {
+        self.live.exchanges.fetch_sub(1, Ordering::SeqCst);
+        if self.phase() != Phase::Serving {
+            self.changed.notify_waiters();
+        }
+        self.live.touch();
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.live.exchanges.load(Ordering::SeqCst)
+    }
+
+    /// Waits until `is_so`, which may change when an exchange or a session ends.
+    pub(crate) async fn until(&self, is_so: impl Fn(&Broker) -> bool) {
+        // Bound: by the caller's time limit.
+        loop {
+            // Made before the look: what changes after the look wakes it.
+            let changed = self.changed.notified();
+            if is_so(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn all_sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions.lock().len()
+    }
+
+    pub(crate) fn enlist(self: &Arc<Self>, session: &Arc<Session>) -> Listed {
+        self.sessions.lock().insert(session.id, session.clone());
+        self.live.sessions_total.fetch_add(1, Relaxed);
+        self.live.touch();
+        Listed { broker: self.clone(), id: session.id }
+    }
+
+    /// Counts how an exchange ended.
+    pub(crate) fn count(&self, verdict: &Result<Ended, Failure>, record: &Record) {
+        self.live.content_frames.fetch_add(record.frames, Relaxed);
+        self.live.content_bytes.fetch_add(record.bytes, Relaxed);
+        match verdict {
+            Ok(_) => _ = self.live.ended.fetch_add(1, Relaxed),
+            Err(failure) if record.is_dispatched => self.live.failed(failure.code),
+            Err(failure) => self.live.refused(failure.code),
+        }
+    }
+}
+
+/// The counters segment.
+impl Broker {
+    fn open_counters(&self) -> Option<Segment> {
+        let name = self.config.counters.as_deref()?;
+        Segment::create(name, self.config.counters_gid)
+            .inspect_err(|error| tracing::warn!(name, %error, "no counters segment"))
+            .ok()
+    }
+
+    async fn publish(&self, segment: &mut Option<Segment>) -> Infallible {
+        // Bound: as long as the broker serves, and at most one write per interval.
+        loop {
+            let state = self.snapshot().state;
+            self.write_counters(segment, state);
+            tokio::time::sleep(COUNTERS_EVERY).await;
+            self.live.changed().await;
+        }
+    }
+
+    fn write_counters(&self, segment: &mut Option<Segment>, state: State) {
+        let Some(open) = segment else { return };
+        if let Err(error) = open.write(&self.snapshot_in(state)) {
+            tracing::warn!(%error, "the counters segment is given up");
+            *segment = None;
+        }
+    }
+
+    fn snapshot_in(&self, state: State) -> Snapshot {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let sessions = self.all_sessions();
+        let mut snapshot = Snapshot {
+            state,
+            pid: std::process::id(),
+            epoch: self.epoch,
+            started_ms: self.started_ms,
+            updated_ms: now.as_millis() as u64,
+            sessions: sessions.len() as u64,
+            endpoints: self.endpoints().iter().map(|endpoint| endpoint_row(endpoint)).collect(),
+            session_rows: sessions.iter().map(|session| session_row(session)).collect(),
+            ..Snapshot::default()
+        };
+        self.live.fill(&mut snapshot);
+        snapshot
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.broker.sessions.lock().remove(&self.id);
+        self.broker.changed.notify_waiters();
+        self.broker.live.touch();
+    }
+}
+
+fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
+    let stats = endpoint.stats();
+    EndpointRow {
+        name: endpoint.name().to_owned(),
+        connections_opened: stats.connections_opened,
+        connections_reused: stats.connections_reused,
+        requests: stats.requests,
+        answers: stats.answers,
+    }
+}
+
+fn session_row(session: &Arc<Session>) -> SessionRow {
+    SessionRow {
+        session: session.id,
+        uid: session.peer.uid,
+        pid: u32::try_from(session.peer.pid).unwrap_or(0),
+        exchanges: session.exchanges.load(Relaxed),
+        exchanges_total: session.exchanges_total.load(Relaxed),
     }
 }

@@ -1,14 +1,48 @@
 //! The broker: listen, session, intake, pipeline, egress, counters.
+//!
+//! ```text
+//! listen -> attach -> session task -> exchange task -> pipeline -> egress -> lane
+//! ```
+//! Each room takes one type and gives the next; nothing is asked back. Whatever a peer writes is
+//! copied once, judged, and then used; what cannot be judged well ends that peer's session and
+//! nobody else's.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`broker`] | what all sessions share: routes, ledger, counters, phase |
+//! | `listen`, `attach` | who may come in; the handshake |
+//! | `session` | one attached process: its task, its lanes, its bell |
+//! | `exchange` | one request's task: stop, deadline, exactly one terminal, one log line |
+//! | `intake`, `pipeline`, `dispatch`, `relay` | a request's way to an endpoint and back |
+//! | `egress`, `loan` | the way to the caller; the chunk that its request lies in |
+//! | [`routes`], [`allow`] | which endpoint serves a model, for whom |
+//! | [`counters`] | what `ringmain status` reads |
 #![forbid(unsafe_code)]
 
 mod account;
 pub mod allow;
+mod attach;
 pub mod broker;
 pub mod config;
 pub mod counters;
+mod dispatch;
+pub mod drain;
+mod egress;
+mod exchange;
+mod failure;
+mod intake;
+mod listen;
+mod loan;
+mod log_id;
+mod pipeline;
+mod record;
+mod relay;
 pub mod routes;
+mod session;
+mod stop;
 
-pub use allow::Allow;
-pub use broker::{Broker, DrainReport};
+pub use allow::{Allow, Identity};
+pub use broker::Broker;
 pub use config::BrokerConfig;
+pub use drain::DrainReport;
 pub use routes::{Route, RouteError, RouteTable, Target};

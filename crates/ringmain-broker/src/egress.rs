@@ -1,0 +1,107 @@
+//! Where the frames of an exchange go. The pipeline knows no lane: another face of the broker
+//! brings another egress.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use ringmain_ring::{LaneError, Push};
+use ringmain_wire::{Code, ExchangeId, Kind, LaneId, Sent, Stage};
+
+use crate::failure::Failure;
+use crate::loan::Loan;
+use crate::log_id::LogId;
+use crate::session::Session;
+
+/// One exchange's way back to its caller. Frames come out in the order in which they go in.
+pub(crate) trait Egress: Send {
+    /// Writes a frame as far as there is room; never waits.
+    fn push(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<Push, Failure>;
+
+    /// Waits for room for a frame of this many lines, after a push that found none.
+    fn poll_room(&mut self, cx: &mut Context<'_>, lines: u64) -> Poll<Result<(), Failure>>;
+
+    /// Nothing will be sent upstream again, so the caller may have its request's memory back. Not
+    /// told before the next flush.
+    fn release_request(&mut self);
+
+    /// Lets the caller know what was written. Once per batch, and before anything is waited for.
+    fn flush(&mut self);
+}
+
+/// The egress of a session: one lane.
+pub(crate) struct LaneEgress {
+    session: Arc<Session>,
+    lane: LaneId,
+    id: LogId,
+    /// The share of the one who answers; the HTTP client may hold others.
+    loan: Option<Arc<Loan>>,
+    is_open: bool,
+}
+
+impl LaneEgress {
+    /// The way back for an exchange that has begun on its lane.
+    pub fn new(session: Arc<Session>, lane: LaneId, exchange: ExchangeId, id: LogId) -> LaneEgress {
+        let loan = Some(Loan::new(session.clone(), lane, exchange));
+        LaneEgress { session, lane, id, loan, is_open: true }
+    }
+
+    /// A further owner of the loan, for a body that is lent.
+    pub fn loan(&self) -> Option<Arc<Loan>> {
+        self.loan.clone()
+    }
+
+    /// Writes the terminal frame and lets go of the loan, then wakes the caller once for both.
+    pub fn finish(mut self, kind: Kind, payload: &[u8]) {
+        self.close(kind, payload);
+    }
+
+    fn close(&mut self, kind: Kind, payload: &[u8]) {
+        self.is_open = false;
+        // Before the terminal, so that whoever sees the terminal finds the chunk free already.
+        self.release_request();
+        let done = self.session.lane(self.lane).finish(kind, payload);
+        debug_assert_eq!(done, Ok(()), "an open exchange takes its terminal");
+        self.session.ring();
+    }
+}
+
+impl Egress for LaneEgress {
+    #[inline]
+    fn push(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<Push, Failure> {
+        self.session.push(self.lane, kind, choice, payload).map_err(|error| lost(&error))
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>, lines: u64) -> Poll<Result<(), Failure>> {
+        let room = self.session.poll_room(self.lane, cx, lines);
+        room.map_err(|error| lost(&LaneError::Cursor(error)))
+    }
+
+    fn release_request(&mut self) {
+        if let Some(loan) = self.loan.take() {
+            loan.settle();
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        self.session.ring();
+    }
+}
+
+impl Drop for LaneEgress {
+    /// An exchange whose task was dropped or panicked still ends, with exactly one terminal.
+    fn drop(&mut self) {
+        if self.is_open {
+            let failure = Failure::new(Code::Internal, Stage::Relay, Code::Internal.sentence());
+            self.close(Kind::Error, &failure.payload(self.id, 0, 0));
+        }
+    }
+}
+
+fn lost(error: &LaneError) -> Failure {
+    let code = match error {
+        LaneError::Cursor(_) => Code::ViolationCursor,
+        _ => Code::Internal,
+    };
+    Failure::while_sent(code, Stage::Relay, Sent::Yes, error.to_string())
+}

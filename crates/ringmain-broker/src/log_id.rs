@@ -1,0 +1,54 @@
+//! The id of an exchange in the log, in HEAD and in every error text.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Shown as `rm-` and 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LogId(u64);
+
+/// Gives each exchange of a broker an id of its own.
+#[derive(Debug)]
+pub(crate) struct LogIds {
+    next: AtomicU64,
+}
+
+impl LogIds {
+    /// Ids that differ from those of other brokers by their seed.
+    pub fn new(seed: u64) -> LogIds {
+        LogIds { next: AtomicU64::new(seed) }
+    }
+
+    pub fn next(&self) -> LogId {
+        LogId(mix(self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rm-{:016x}", self.0)
+    }
+}
+
+/// The finalizer of SplitMix64: one to one, so that no id comes twice, and neighbours look
+/// different, so that nobody takes an id for a count.
+pub(crate) fn mix(seed: u64) -> u64 {
+    let a = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let b = (a ^ (a >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let c = (b ^ (b >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    c ^ (c >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_and_have_their_form() {
+        let ids = LogIds::new(7);
+        let all: std::collections::HashSet<_> = (0..1000).map(|_| ids.next()).collect();
+        assert_eq!(all.len(), 1000);
+        let text = ids.next().to_string();
+        assert!(text.len() == 19 && text.starts_with("rm-"), "{text}");
+    }
+}

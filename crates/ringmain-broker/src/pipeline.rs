@@ -1,0 +1,98 @@
+//! What happens to a request, from top to bottom.
+//!
+//! ```text
+//! entry -> [intake] -> authorize -> account -> dispatch -> relay -> lane -> caller
+//! ```
+//! Further stages have their place between these and stand here when they exist: session and
+//! trim, cache, coalesce and batch after `account`; admit and the attempt loop around `dispatch`.
+//! A stage sees the head; the bytes of the answer run through `relay` alone.
+
+use std::sync::Arc;
+
+use ringmain_policy::ExchangeLimits;
+use ringmain_upstream::{Call, Progress, UsageSplice};
+use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
+
+use crate::allow::Identity;
+use crate::dispatch;
+use crate::egress::Egress;
+use crate::failure::Failure;
+use crate::intake::Body;
+use crate::log_id::LogId;
+use crate::record::Record;
+use crate::relay::{self, Ended};
+use crate::routes::{RouteTable, Served, ServedTarget};
+
+/// A request whose head was judged, with everything that the stages need to know of its caller.
+pub(crate) struct Inbound<'a> {
+    pub id: LogId,
+    pub head: RequestHead<'a>,
+    pub body: Body,
+    pub mode: Mode,
+    pub flags: Flags,
+    pub caller: &'a Identity,
+    /// The table as it was when the request came: a reload does not touch it.
+    pub routes: Arc<RouteTable>,
+    pub limits: ExchangeLimits,
+    pub body_bytes_max: u64,
+}
+
+/// Takes a request to its end. The caller of this function puts the deadline and the stop around
+/// it: dropping the future at any point drops the request upstream.
+pub(crate) async fn run<E: Egress>(
+    mut inbound: Inbound<'_>,
+    egress: &mut E,
+    record: &mut Record,
+) -> Result<Ended, Failure> {
+    check_body(&inbound)?;
+    let route = authorize(&inbound, record)?;
+    // account: the exchange was charged to its uid when the entry was taken.
+    // session, trim, cache, coalesce, batch: not there yet.
+    // admit: no limits yet; one attempt.
+    let target = route.pick();
+    record.target(&route.model, target.endpoint.name());
+    let answer = {
+        let call = call(&inbound, target, record.progress.clone());
+        dispatch::send(&target.endpoint, call, &record.progress, &inbound.limits).await?
+    };
+    record.status = Some(answer.status);
+    relay::run(answer, &mut inbound, egress, record).await
+}
+
+fn check_body(inbound: &Inbound<'_>) -> Result<(), Failure> {
+    let (bytes, limit) = (inbound.body.len() as u64, inbound.body_bytes_max);
+    if bytes <= limit {
+        return Ok(());
+    }
+    let text = format!("the body of {bytes} bytes is larger than the limit of {limit} bytes");
+    Err(Failure::new(Code::BodyTooLarge, Stage::Intake, text))
+}
+
+/// Finds the route of the model and whether this caller may use it.
+fn authorize(inbound: &Inbound<'_>, record: &mut Record) -> Result<Arc<Served>, Failure> {
+    let name = inbound.head.route;
+    let route = inbound
+        .routes
+        .find(name)
+        .map_err(|unknown| Failure::new(Code::UnknownRoute, Stage::Intake, unknown.to_string()))?;
+    record.route(&route.model);
+    if !route.permits(inbound.caller) {
+        let text = format!("uid {} may not use route {:?}", inbound.caller.uid, route.model);
+        return Err(Failure::new(Code::NotAllowed, Stage::Intake, text));
+    }
+    Ok(route)
+}
+
+/// The request for one endpoint. Its body goes out from where it lies if nobody looks into it.
+fn call<'a>(inbound: &'a Inbound<'_>, target: &'a ServedTarget, progress: Progress) -> Call<'a> {
+    let asks_usage = target.endpoint.config().usage == UsageSplice::Off
+        || inbound.flags.has(Flags::USAGE_REQUESTED);
+    let body = match &target.model {
+        None if asks_usage => inbound.body.lent(),
+        _ => inbound.body.copied(),
+    };
+    let mut call = Call::new(&inbound.head, body, inbound.mode, inbound.flags);
+    call.model = target.model.as_deref();
+    call.progress = progress;
+    call
+}

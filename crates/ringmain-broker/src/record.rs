@@ -1,0 +1,61 @@
+//! What one exchange was: filled in along the pipeline, told in one log line.
+
+use std::time::Instant;
+
+use ringmain_upstream::Progress;
+
+/// Facts about an exchange; never its content.
+pub(crate) struct Record {
+    pub started: Instant,
+    pub route: String,
+    pub endpoint: String,
+    pub attempts: u16,
+    /// HTTP status of the provider.
+    pub status: Option<u16>,
+    /// When the first content was written.
+    pub first_content: Option<Instant>,
+    /// Content frames written.
+    pub frames: u64,
+    /// Payload bytes of content frames written.
+    pub bytes: u64,
+    /// How far the present attempt has come.
+    pub progress: Progress,
+    /// Whether a request was made upstream.
+    pub is_dispatched: bool,
+}
+
+impl Record {
+    pub fn new() -> Record {
+        Record {
+            started: Instant::now(),
+            route: String::new(),
+            endpoint: String::new(),
+            attempts: 0,
+            status: None,
+            first_content: None,
+            frames: 0,
+            bytes: 0,
+            progress: Progress::default(),
+            is_dispatched: false,
+        }
+    }
+
+    pub fn route(&mut self, route: &str) {
+        route.clone_into(&mut self.route);
+    }
+
+    /// An attempt begins.
+    pub fn target(&mut self, route: &str, endpoint: &str) {
+        self.route(route);
+        endpoint.clone_into(&mut self.endpoint);
+        self.attempts += 1;
+        self.is_dispatched = true;
+    }
+
+    /// A content frame was written.
+    pub fn content(&mut self, bytes: usize) {
+        self.first_content.get_or_insert_with(Instant::now);
+        self.frames += 1;
+        self.bytes += bytes as u64;
+    }
+}

@@ -1,0 +1,201 @@
+//! From the body of an answer to frames, in the request's own task: one chunk is polled, decoded,
+//! written and rung for before the next one is asked for. A full lane stops the polling, which
+//! holds the provider back; nothing is queued here.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringmain_ring::Push;
+use ringmain_upstream::{Answer, AnswerBody, Decoder, Verdict};
+use ringmain_wire::frame::lines_of;
+use ringmain_wire::{Code, Kind, ResponseHead, Sent, Stage};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::egress::Egress;
+use crate::failure::Failure;
+use crate::pipeline::Inbound;
+use crate::record::Record;
+
+/// The good end of an exchange.
+pub(crate) struct Ended {
+    /// The payload of the END frame.
+    pub payload: Vec<u8>,
+    /// What is left of the answer: to be settled once the caller has its END.
+    pub rest: AnswerBody,
+}
+
+/// Relays an answer to its end.
+pub(crate) async fn run<E: Egress>(
+    mut answer: Answer,
+    inbound: &mut Inbound<'_>,
+    egress: &mut E,
+    record: &mut Record,
+) -> Result<Ended, Failure> {
+    let limits = inbound.limits;
+    let head = head_payload(&answer, inbound, record);
+    let mut decoder = answer.decoder();
+    let mut relay = Relay { egress, record, head: Some(head), slow: limits.slow_consumer };
+    let first = Instant::now() + limits.first_content;
+    let timer = pin!(sleep_until(first));
+    let mut patience = Patience { timer, since: Instant::now(), limit: limits.first_content };
+    // Bound: the total limit of the exchange ends this loop from outside.
+    loop {
+        let had_content = relay.record.first_content.is_some();
+        if relay.take_all(&mut decoder).await? {
+            patience.restart(limits.idle);
+            if !had_content {
+                // Nothing will be sent again, so the caller gets its chunk back.
+                inbound.body.release();
+                relay.egress.release_request();
+            }
+        }
+        if decoder.is_ended() {
+            return relay.end(&decoder, answer.body).await;
+        }
+        relay.egress.flush();
+        match next_chunk(&mut answer.body, &mut patience, relay.record).await? {
+            Some(chunk) => decoder.feed(chunk),
+            None => decoder.end_of_body(),
+        }
+    }
+}
+
+/// One exchange's way from pieces to frames.
+struct Relay<'a, E> {
+    egress: &'a mut E,
+    record: &'a mut Record,
+    /// The HEAD frame, until it is written: together with the first piece, for one wake-up.
+    head: Option<Vec<u8>>,
+    slow: Duration,
+}
+
+impl<E: Egress> Relay<'_, E> {
+    /// Writes every piece that the decoder has; true if there was content.
+    async fn take_all(&mut self, decoder: &mut Decoder) -> Result<bool, Failure> {
+        let mut had_content = false;
+        while let Some(piece) = decoder.next()? {
+            if let Some(head) = self.head.take() {
+                self.write(Kind::Head, 0, &head).await?;
+            }
+            self.write(piece.kind, piece.choice, piece.payload).await?;
+            if piece.content {
+                had_content = true;
+                self.record.content(piece.payload.len());
+            }
+        }
+        Ok(had_content)
+    }
+
+    async fn write(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<(), Failure> {
+        let mut rest = payload;
+        // Bound: every round writes something or waits, and waits end at the limit.
+        loop {
+            match self.egress.push(kind, choice, rest)? {
+                Push::Written => return Ok(()),
+                Push::Partly(taken) => rest = &rest[taken..],
+                Push::Full => self.wait_for_room(rest.len()).await?,
+            }
+        }
+    }
+
+    #[cold]
+    async fn wait_for_room(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.egress.flush();
+        let lines = lines_of(bytes);
+        let room = timeout(self.slow, poll_fn(|cx| self.egress.poll_room(cx, lines))).await;
+        room.unwrap_or_else(|_| {
+            let text = format!("the consumer read nothing for {:?}", self.slow);
+            Err(Failure::while_sent(Code::SlowConsumer, Stage::Relay, Sent::Yes, text))
+        })
+    }
+
+    async fn end(mut self, decoder: &Decoder, rest: AnswerBody) -> Result<Ended, Failure> {
+        if let Some(head) = self.head.take() {
+            self.write(Kind::Head, 0, &head).await?;
+        }
+        let Verdict::Ended(mut frame) = decoder.verdict() else {
+            let text = "the end of the answer was lost";
+            return Err(Failure::while_sent(Code::Internal, Stage::Relay, Sent::Yes, text.into()));
+        };
+        frame.bytes = self.record.bytes;
+        let mut payload = Vec::with_capacity(64);
+        frame.encode(&mut payload);
+        Ok(Ended { payload, rest })
+    }
+}
+
+/// How long content may be waited for. Content moves the start, not the timer: a steady stream
+/// costs no timer operation per piece.
+struct Patience<'a> {
+    timer: Pin<&'a mut Sleep>,
+    since: Instant,
+    limit: Duration,
+}
+
+impl Patience<'_> {
+    fn restart(&mut self, limit: Duration) {
+        self.since = Instant::now();
+        if limit != self.limit {
+            self.limit = limit;
+            self.timer.as_mut().reset(self.since + limit);
+        }
+    }
+
+    async fn ends(&mut self) {
+        // Bound: each round but the last moves the timer to a later content.
+        loop {
+            self.timer.as_mut().await;
+            let due = self.since + self.limit;
+            if due <= Instant::now() {
+                return;
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
+async fn next_chunk(
+    body: &mut AnswerBody,
+    patience: &mut Patience<'_>,
+    record: &Record,
+) -> Result<Option<Bytes>, Failure> {
+    tokio::select! {
+        biased;
+        chunk = body.chunk() => chunk.map_err(Failure::from),
+        () = patience.ends() => Err(silent(patience.limit, record)),
+    }
+}
+
+fn silent(limit: Duration, record: &Record) -> Failure {
+    let endpoint = &record.endpoint;
+    match record.first_content {
+        None => {
+            let text = format!("endpoint {endpoint} sent no content for {limit:?}");
+            let code = Code::FirstContentTimeout;
+            Failure::while_sent(code, Stage::AwaitContent, Sent::Yes, text)
+        }
+        Some(_) => {
+            let text = format!("endpoint {endpoint} sent no further content for {limit:?}");
+            Failure::while_sent(Code::IdleTimeout, Stage::Relay, Sent::Yes, text)
+        }
+    }
+}
+
+fn head_payload(answer: &Answer, inbound: &Inbound<'_>, record: &Record) -> Vec<u8> {
+    let id = inbound.id.to_string();
+    let mut head = ResponseHead::default();
+    head.status = answer.status;
+    head.attempt = record.attempts;
+    head.log_id = &id;
+    head.route = &record.route;
+    head.endpoint = &record.endpoint;
+    head.content_type = &answer.content_type;
+    head.upstream_request_id = answer.request_id.as_deref();
+    let headers = answer.headers.iter();
+    head.headers = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut payload = Vec::with_capacity(256);
+    head.encode(&mut payload);
+    payload
+}

@@ -1,0 +1,322 @@
+//! The session's own task: takes submissions, wakes lanes that have room again, sleeps on the
+//! bell, and ends when the peer hangs up, exits, misbehaves or the broker is done.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ringmain_policy::RateBucket;
+use ringmain_ring::{Armed, SubmissionReader};
+use ringmain_shm::{Control, ReadMap, Readiness, WriteMap, monotonic_ns};
+use ringmain_wire::control::{Goodbye, Message};
+use ringmain_wire::limits::SUBMISSIONS_PER_TURN;
+use ringmain_wire::{Code, Entry, ExchangeId, Submission};
+
+use super::Session;
+use crate::broker::{Broker, Phase};
+use crate::exchange;
+use crate::failure::Violation;
+use crate::stop::StopCause;
+
+/// Wake-ups in a row that find nothing before the bell is muted. A ring that comes late makes one.
+const IDLE_WAKES: u32 = 8;
+/// How long a muted bell stays deaf.
+const MUTE: Duration = Duration::from_millis(10);
+/// Control datagrams that are read in one turn.
+const DATAGRAMS_PER_TURN: usize = 16;
+/// Control datagrams per second that a peer may send.
+const DATAGRAMS_PER_S: u32 = 1000;
+
+/// The descriptors and ring ends that belong to the session's task alone.
+pub(crate) struct SessionIo {
+    pub submissions: SubmissionReader<ReadMap>,
+    pub armed: Armed<WriteMap>,
+    pub control: Control,
+    pub control_ready: Readiness,
+    pub bell: BellEnd,
+    pub exited: Readiness,
+}
+
+/// The waiting end of the broker's bell for this session.
+pub(crate) enum BellEnd {
+    Listening(Readiness),
+    /// Deregistered for a while: its rings cost nothing.
+    Muted(std::os::fd::OwnedFd),
+    /// Only while one turns into the other.
+    Moving,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The broker is done.
+    Closed,
+    /// The peer's process is gone.
+    Exited,
+    /// The peer closed its control socket.
+    HungUp,
+    /// The broker cannot wait for the session any more.
+    Io(String),
+    /// The peer left the protocol.
+    Violation(Violation),
+}
+
+enum Woken {
+    Bell,
+    Control,
+    Exited,
+    Told,
+    Unmuted,
+}
+
+/// Runs the session to its end.
+pub(crate) async fn run(broker: Arc<Broker>, session: Arc<Session>, io: SessionIo) {
+    let _listed = broker.enlist(&session);
+    let datagrams = RateBucket::new(DATAGRAMS_PER_S, monotonic_ns());
+    let mut task = Task {
+        broker,
+        session,
+        io,
+        idle_wakes: 0,
+        datagrams,
+        told_draining: false,
+        is_hearing: false,
+    };
+    let ending = task.serve().await;
+    task.end(ending);
+}
+
+struct Task {
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    io: SessionIo,
+    idle_wakes: u32,
+    datagrams: RateBucket,
+    told_draining: bool,
+    /// Datagrams were left at the bound of a turn.
+    is_hearing: bool,
+}
+
+impl Task {
+    async fn serve(&mut self) -> Ending {
+        loop {
+            match self.turn() {
+                Ok(true) => {
+                    // The bound of a turn was reached: others first.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Ok(false) => {}
+                Err(ending) => return ending,
+            }
+            self.io.armed.arm();
+            // Everything that the bell covers is looked at once more between arming and sleeping.
+            let woken = match self.is_ready() {
+                true => Ok(None),
+                false => self.sleep().await.map(Some),
+            };
+            self.io.armed.disarm();
+            let ending = match woken {
+                Ok(woken) => self.heed(woken),
+                Err(error) => Err(Ending::Io(error.to_string())),
+            };
+            if let Err(ending) = ending {
+                return ending;
+            }
+        }
+    }
+
+    /// One bounded turn: submissions, starved lanes, one ring. True if there may be more.
+    fn turn(&mut self) -> Result<bool, Ending> {
+        self.look_outside()?;
+        if self.is_hearing {
+            self.hear()?;
+        }
+        let mut taken = 0;
+        while taken < SUBMISSIONS_PER_TURN {
+            let Some((id, entry)) = self.io.submissions.next() else { break };
+            self.take(id, &entry).map_err(Ending::Violation)?;
+            taken += 1;
+        }
+        let cursor = |error| Ending::Violation(Violation::new(Code::ViolationCursor, error));
+        let fed = self.session.feed_starved().map_err(cursor)?;
+        if taken > 0 {
+            self.session.ring();
+        }
+        if taken > 0 || fed {
+            self.idle_wakes = 0;
+        }
+        Ok(taken == SUBMISSIONS_PER_TURN || self.is_hearing)
+    }
+
+    fn take(&self, id: ExchangeId, entry: &Entry) -> Result<(), Violation> {
+        let judged = Submission::parse(entry, &self.session.geometry);
+        match judged.map_err(|error| Violation::new(Code::ViolationEntry, error))? {
+            Submission::Cancel { lane, target } => self.session.lane(lane).cancel(target),
+            Submission::Ping { lane } => exchange::ping(&self.broker, &self.session, lane, id)?,
+            Submission::Request(request) => {
+                exchange::start(&self.broker, &self.session, id, request)?;
+            }
+            _ => return Err(Violation::new(Code::ViolationEntry, "this op is not served here")),
+        }
+        Ok(())
+    }
+
+    /// What others want of this session.
+    fn look_outside(&mut self) -> Result<(), Ending> {
+        if let Some(violation) = self.session.violation() {
+            return Err(Ending::Violation(violation));
+        }
+        match self.broker.phase() {
+            Phase::Serving => {}
+            Phase::Draining if self.told_draining => {}
+            Phase::Draining => {
+                self.told_draining = true;
+                // A peer that does not read it finds out by its next request.
+                let _ = self.io.control.send(&Message::Draining.encode(), &[]);
+            }
+            Phase::Closing => return Err(Ending::Closed),
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        // A cursor error is found again, and judged, by the turn that follows.
+        self.io.submissions.is_ready() || self.session.feed_starved().unwrap_or(true)
+    }
+
+    async fn sleep(&mut self) -> io::Result<Woken> {
+        let SessionIo { bell, control_ready, exited, .. } = &self.io;
+        tokio::select! {
+            biased;
+            rung = bell.wait() => rung,
+            ready = control_ready.readable() => ready.map(|()| Woken::Control),
+            ready = exited.readable() => ready.map(|()| Woken::Exited),
+            () = self.session.told() => Ok(Woken::Told),
+        }
+    }
+
+    fn heed(&mut self, woken: Option<Woken>) -> Result<(), Ending> {
+        match woken {
+            None | Some(Woken::Told) => Ok(()),
+            Some(Woken::Bell) => self.count_idle_wake(),
+            Some(Woken::Control) => self.hear(),
+            Some(Woken::Exited) => Err(Ending::Exited),
+            Some(Woken::Unmuted) => self.unmute(),
+        }
+    }
+
+    /// A wake-up counts as idle until the turn that follows finds something.
+    fn count_idle_wake(&mut self) -> Result<(), Ending> {
+        self.idle_wakes += 1;
+        if self.idle_wakes > IDLE_WAKES {
+            self.io.bell.mute();
+        }
+        Ok(())
+    }
+
+    fn unmute(&mut self) -> Result<(), Ending> {
+        // The registration itself wakes once, so one more ring for nothing mutes again.
+        self.idle_wakes = IDLE_WAKES - 1;
+        self.io.bell.unmute().map_err(|error| Ending::Io(error.to_string()))
+    }
+
+    /// Reads the control socket. A peer has nothing to say there after its Hello but rings.
+    fn hear(&mut self) -> Result<(), Ending> {
+        self.is_hearing = false;
+        let bad = |what: &str| Ending::Violation(Violation::new(Code::ViolationControl, what));
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let mut datagram = [0; 64];
+            let received = match self.io.control.recv(&mut datagram) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Ending::HungUp),
+            };
+            if received.bytes == 0 {
+                return Err(Ending::HungUp);
+            }
+            if !received.fds.is_empty() {
+                return Err(bad("a client sent descriptors"));
+            }
+            if !self.datagrams.take(monotonic_ns()) {
+                return Err(bad("more than 1,000 control messages in a second"));
+            }
+            let message = Message::parse(&datagram[..received.bytes]);
+            if received.truncated || message != Ok(Message::Ring) {
+                return Err(bad("a control message that has no place in a session"));
+            }
+            self.count_idle_wake()?;
+        }
+        // The edge was taken and datagrams may be left: the next turn goes on.
+        self.is_hearing = true;
+        Ok(())
+    }
+
+    /// Stops what runs, tells the peer and the log why, once each.
+    fn end(self, ending: Ending) {
+        let cause = match ending {
+            Ending::Closed => StopCause::Drained,
+            _ => StopCause::SessionClosed,
+        };
+        self.session.stop_all(cause);
+        let peer = &self.session.peer;
+        let (code, text) = ending.describe();
+        if let Some(code) = code {
+            let goodbye = Message::Goodbye(Goodbye::new(code, text.clone()));
+            // The peer may be gone, or not read; it learns the same from the closed socket.
+            let _ = self.io.control.send(&goodbye.encode(), &[]);
+        }
+        let (session, uid, pid) = (self.session.id, peer.uid, peer.pid);
+        let exchanges = self.session.exchanges_total.load(Ordering::Relaxed);
+        if let Ending::Violation(Violation { code, .. }) = ending {
+            self.broker.live().refused(code);
+            let code = code.name();
+            tracing::warn!(session, uid, pid, exchanges, code, reason = %text, "session closed");
+        } else {
+            tracing::info!(session, uid, pid, exchanges, reason = %text, "session ended");
+        }
+    }
+}
+
+impl BellEnd {
+    async fn wait(&self) -> io::Result<Woken> {
+        match self {
+            BellEnd::Listening(bell) => bell.readable().await.map(|()| Woken::Bell),
+            BellEnd::Muted(_) | BellEnd::Moving => {
+                tokio::time::sleep(MUTE).await;
+                Ok(Woken::Unmuted)
+            }
+        }
+    }
+
+    fn mute(&mut self) {
+        *self = match std::mem::replace(self, BellEnd::Moving) {
+            BellEnd::Listening(bell) => BellEnd::Muted(bell.into_fd()),
+            other => other,
+        };
+    }
+
+    fn unmute(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, BellEnd::Moving) {
+            BellEnd::Muted(fd) => BellEnd::Listening(Readiness::new(fd)?),
+            other => other,
+        };
+        Ok(())
+    }
+}
+
+impl Ending {
+    /// The code for a Goodbye, if the peer is to be told, and the reason in words.
+    fn describe(&self) -> (Option<Code>, String) {
+        match self {
+            Ending::Closed => {
+                (Some(Code::Drained), "the broker shut down; a successor may be there".to_owned())
+            }
+            Ending::Exited => (None, "the process exited".to_owned()),
+            Ending::HungUp => (None, "the peer hung up".to_owned()),
+            Ending::Io(error) => (Some(Code::Internal), error.clone()),
+            Ending::Violation(Violation { code, text }) => (Some(*code), text.clone()),
+        }
+    }
+}

@@ -120,8 +120,8 @@ pub struct Drive {
     /// Exchanges that run at the same time.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: u32,
-    /// The prompt of every exchange; `{i}` stands for its number.
-    #[arg(long, default_value = "[[sim n=20]] {i}")]
+    /// The prompt of every exchange; `{i}` stands for its number, `{id}` for its correlation id.
+    #[arg(long, default_value = "[[sim n=20 id={id}]]")]
     pub prompt: String,
     /// What is delivered.
     #[arg(long, value_enum, default_value_t = Delivery::Deltas)]
@@ -138,6 +138,12 @@ pub struct Drive {
     /// Pause after each content frame, ms: a consumer that is slow on purpose.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub pause_ms: u64,
+    /// Number of this process in the records [default: its process id]
+    #[arg(long, value_name = "N")]
+    pub process: Option<u64>,
+    /// Write each exchange once submitted, too, for processes that are killed.
+    #[arg(long)]
+    pub submissions: bool,
     /// File that takes one JSON line per exchange; `-` is standard output.
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub out: PathBuf,

@@ -1,6 +1,9 @@
 //! One file per subcommand.
 
+mod chat;
 mod check;
+mod demo;
+mod drive;
 mod serve;
 mod sim;
 mod status;
@@ -20,6 +23,9 @@ pub fn run(command: Command) -> Outcome {
         Command::Serve(args) => serve::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Status(args) => status::run(&args),
-        _ => Err("not here".into()),
+        Command::Chat(args) => chat::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Drive(args) => drive::run(&args),
+        Command::DemoConsumer(args) => demo::run_consumer(&args),
     }
 }

@@ -130,7 +130,9 @@ fn parse_level(text: &str) -> Result<LevelFilter, String> {
         "info" => Ok(LevelFilter::INFO),
         "debug" => Ok(LevelFilter::DEBUG),
         "trace" => Ok(LevelFilter::TRACE),
-        _ => Err(format!("{text:?} is not one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"")),
+        _ => Err(format!(
+            "{text:?} is not one of \"error\", \"warn\", \"info\", \"debug\", \"trace\""
+        )),
     }
 }
 

@@ -1,6 +1,5 @@
 //! The `[[endpoint]]` tables.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -59,13 +58,14 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
             table.fault(name.span.clone(), "name", "is already the name of another endpoint");
         }
     }
-    let base_url = table.required_text("base_url").and_then(|url| match parse_base_url(&url.value) {
-        Ok(text) => Some(text),
-        Err(sentence) => {
-            table.fault(url.span, "base_url", sentence);
-            None
-        }
-    });
+    let base_url =
+        table.required_text("base_url").and_then(|url| match parse_base_url(&url.value) {
+            Ok(text) => Some(text),
+            Err(sentence) => {
+                table.fault(url.span, "base_url", sentence);
+                None
+            }
+        });
     table.parsed("dialect", parse_dialect);
     let usage = table.parsed("usage", parse_usage);
     let http2 = table.parsed("http2", parse_http2);
@@ -91,9 +91,7 @@ fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> (KeySource, usize) {
             table.fault(variable.span, "key_env", "stands beside `key_file`; keep one of the two");
             (KeySource::None, 0)
         }
-        (Some(file), None) => {
-            (KeySource::File(folder.join(&file.value)), table.line(&file.span))
-        }
+        (Some(file), None) => (KeySource::File(folder.join(&file.value)), table.line(&file.span)),
         (None, Some(variable)) => (KeySource::Env(variable.value), table.line(&variable.span)),
         (None, None) => (KeySource::None, 0),
     }
@@ -131,7 +129,9 @@ fn parse_base_url(text: &str) -> Result<String, String> {
 fn parse_dialect(text: &str) -> Result<(), String> {
     match text {
         "openai" => Ok(()),
-        _ => Err(format!("{text:?} is not a dialect that this version speaks; it speaks \"openai\"")),
+        _ => {
+            Err(format!("{text:?} is not a dialect that this version speaks; it speaks \"openai\""))
+        }
     }
 }
 

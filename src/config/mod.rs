@@ -18,7 +18,7 @@ use ringmain_policy::{ExchangeLimits, Quotas};
 use thiserror::Error;
 use toml::de::DeTable;
 
-pub use broker::{BrokerSection, WaitMode};
+pub use broker::BrokerSection;
 pub use endpoint::EndpointSection;
 pub use identity::Identity;
 pub use report::Fault;

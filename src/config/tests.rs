@@ -71,7 +71,10 @@ fn a_whole_file_is_read() {
     assert_eq!(broker.allow, Some(vec![Identity::Uid(1000), Identity::Gid(0)]));
     assert_eq!(broker.drain, Duration::from_secs(30));
     assert_eq!((broker.threads, broker.wait), (Some(2), WaitMode::Adaptive));
-    assert_eq!(config.limits, ExchangeLimits { idle: Duration::from_secs(3), ..Default::default() });
+    assert_eq!(
+        config.limits,
+        ExchangeLimits { idle: Duration::from_secs(3), ..Default::default() }
+    );
     assert_eq!(config.quota, Quotas { sessions: 7, ..Quotas::default() });
     let [local, other] = &config.endpoints[..] else { panic!("{:?}", config.endpoints) };
     assert_eq!(local.base_url, "http://127.0.0.1:18080/v1");
@@ -177,9 +180,8 @@ endpoints = []
 
 #[test]
 fn two_keys_for_one_endpoint_are_a_fault() {
-    let found = faults(
-        "[[endpoint]]\nname=\"a\"\nbase_url=\"http://h\"\nkey_file=\"k\"\nkey_env=\"K\"\n",
-    );
+    let found =
+        faults("[[endpoint]]\nname=\"a\"\nbase_url=\"http://h\"\nkey_file=\"k\"\nkey_env=\"K\"\n");
     assert_eq!(
         found,
         ["line 5: endpoint \"a\".key_env: stands beside `key_file`; keep one of the two"]

@@ -118,8 +118,19 @@ async fn consume(args: &Demo, source: &str) -> Result<Run, Box<dyn Error>> {
     for (index, (name, _)) in CONSUMERS.iter().enumerate() {
         let first_seed = (index * 1_000).to_string();
         let actor = Actor::of_own_binary(&[
-            "demo-consumer", "--style", name, "--source", source, "--streams", &streams,
-            "--tokens", &tokens, "--first-seed", &first_seed, "--prompt", &script,
+            "demo-consumer",
+            "--style",
+            name,
+            "--source",
+            source,
+            "--streams",
+            &streams,
+            "--tokens",
+            &tokens,
+            "--first-seed",
+            &first_seed,
+            "--prompt",
+            &script,
         ])?;
         let sender = sender.clone();
         readers.spawn(async move { (index, read(actor, index, sender).await) });

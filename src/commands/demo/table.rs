@@ -50,37 +50,49 @@ impl Run {
 pub fn print(out: &mut impl Write, ours: &Run, direct: &Run) -> io::Result<()> {
     let both = |figure: &dyn Fn(&Run) -> String| [figure(ours), figure(direct)];
     let rows: [(&str, [String; 2]); 12] = [
-        ("streams intact", both(&|run| {
-            let sum = |f: fn(&Tally) -> u64| f(&run.prompt) + f(&run.slow);
-            format!("{} of {}", sum(|t| t.intact), sum(|t| t.streams))
-        })),
+        (
+            "streams intact",
+            both(&|run| {
+                let sum = |f: fn(&Tally) -> u64| f(&run.prompt) + f(&run.slow);
+                format!("{} of {}", sum(|t| t.intact), sum(|t| t.streams))
+            }),
+        ),
         ("tokens", both(&|run| run.tokens().to_string())),
         ("time to first token, p50", both(&|run| millis(&run.prompt.first_token_ns, 50))),
         ("time to first token, p99", both(&|run| millis(&run.prompt.first_token_ns, 99))),
         ("age of a token at the consumer, p50", both(&|run| millis(&run.prompt.age_ns, 50))),
         ("age of a token at the consumer, p99", both(&|run| millis(&run.prompt.age_ns, 99))),
         ("the same at the slow consumer, p50", both(&|run| millis(&run.slow.age_ns, 50))),
-        ("upstream connections opened, reused", both(&|run| {
-            format!("{}, {}", run.opened, run.reused)
-        })),
-        ("wake-ups per token, consumers (1)", both(&|run| {
-            format!("{:.2}", per(run.prompt.wakeups, run.prompt.tokens))
-        })),
-        ("wake-ups per token, broker", both(&|run| {
-            let of = |usage: Usage| format!("{:.2}", per(usage.wakeups, run.tokens()));
-            run.broker.map_or_else(none, of)
-        })),
+        (
+            "upstream connections opened, reused",
+            both(&|run| format!("{}, {}", run.opened, run.reused)),
+        ),
+        (
+            "wake-ups per token, consumers (1)",
+            both(&|run| format!("{:.2}", per(run.prompt.wakeups, run.prompt.tokens))),
+        ),
+        (
+            "wake-ups per token, broker",
+            both(&|run| {
+                let of = |usage: Usage| format!("{:.2}", per(usage.wakeups, run.tokens()));
+                run.broker.map_or_else(none, of)
+            }),
+        ),
         ("CPU per token, consumers", both(&|run| format!("{:.1} us", run.consumer_cpu()))),
-        ("CPU per token, broker", both(&|run| {
-            run.broker_cpu().map_or_else(none, |us| format!("{us:.1} us"))
-        })),
+        (
+            "CPU per token, broker",
+            both(&|run| run.broker_cpu().map_or_else(none, |us| format!("{us:.1} us"))),
+        ),
     ];
     writeln!(out, "{:<38} {:>16} {:>16}", "", "ringmain", "HTTP in each (2)")?;
     for (name, [ours, direct]) in rows {
         writeln!(out, "{name:<38} {ours:>16} {direct:>16}")?;
     }
     writeln!(out, "(1) of the two consumers that are not slow on purpose")?;
-    writeln!(out, "(2) the same streams, each process with its own HTTP client, SSE and JSON parsing")
+    writeln!(
+        out,
+        "(2) the same streams, each process with its own HTTP client, SSE and JSON parsing"
+    )
 }
 
 fn none() -> String {

@@ -1,0 +1,348 @@
+//! The binary as a user meets it: exit status, what it prints, what it says when it cannot.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringmain_sim::{Provider, ProviderConfig};
+use tempfile::TempDir;
+
+use common::{Broker, Config, ringmain};
+
+fn provider() -> Provider {
+    Provider::start(ProviderConfig::default()).unwrap()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(ringmain());
+    command.args(arguments).env_remove("RINGMAIN_SOCKET").env_remove("XDG_RUNTIME_DIR");
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn chat(broker: &Broker, prompt: &str) -> Output {
+    let socket = broker.socket();
+    run(&["chat", "--socket", socket.to_str().unwrap(), "--model", "tiny", prompt])
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn config_file(text: &str) -> (TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ringmain.toml");
+    fs::write(&path, text).unwrap();
+    (dir, path.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn check_says_what_a_good_file_would_serve() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("ringmain.example.toml");
+    let output = run(&["check", "--config", example.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("no faults"), "{text}");
+    assert!(text.contains("endpoint local at http://127.0.0.1:18080/v1"), "{text}");
+    assert!(text.contains("route    tiny to local"), "{text}");
+}
+
+#[test]
+fn the_example_with_every_key_set_is_good_too() {
+    let example = include_str!("../ringmain.example.toml");
+    let is_key = |line: &&str| line.starts_with('#') && line.contains(" = ");
+    // What would need other things of this host stays a comment.
+    let foreign = ["#socket_group", "#allow", "#key_file", "#key_env"];
+    let set: Vec<_> = example
+        .lines()
+        .map(|line| match is_key(&line) && !foreign.iter().any(|key| line.starts_with(key)) {
+            true => &line[1..],
+            false => line,
+        })
+        .collect();
+    let (_dir, path) = config_file(&set.join("\n"));
+    let output = run(&["check", "--config", &path]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn check_names_line_and_key_of_every_fault() {
+    let (_dir, path) = config_file("[broker]\ndrian = \"1s\"\n\n[[endpoint]]\nname = \"a\"\n");
+    let output = run(&["check", "--config", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("line 2: broker.drian") && text.contains("`drain`"), "{text}");
+    assert!(text.contains("line 4: endpoint \"a\".base_url: is required"), "{text}");
+}
+
+#[test]
+fn check_finds_a_key_file_that_others_can_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, path) = config_file(
+        "[[endpoint]]\nname = \"a\"\nbase_url = \"http://127.0.0.1/v1\"\nkey_file = \"key\"\n",
+    );
+    let key = dir.path().join("key");
+    fs::write(&key, "very-secret\n").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = run(&["check", "--config", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("line 4: "), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("very-secret"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(run(&["check", "--config", &path]).status.success());
+}
+
+#[test]
+fn a_missing_file_is_one_sentence() {
+    for command in ["check", "serve"] {
+        let output = run(&[command, "--config", "/nonexistent/ringmain.toml"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+        assert!(stderr(&output).contains("/nonexistent/ringmain.toml"));
+    }
+}
+
+#[test]
+fn without_a_broker_chat_and_status_name_the_paths_tried() {
+    let chat = run(&["chat", "--model", "tiny", "hello"]);
+    assert_eq!(chat.status.code(), Some(1));
+    assert!(stderr(&chat).contains("/run/ringmain/broker.sock"), "{}", stderr(&chat));
+    let status = run(&["status", "--socket", "/nonexistent/broker.sock"]);
+    assert_eq!(status.status.code(), Some(1));
+    assert!(stderr(&status).contains("/nonexistent/broker.sock"), "{}", stderr(&status));
+}
+
+#[test]
+fn chat_streams_the_answer() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let output = chat(&broker, "[[sim n=30 seed=5]]");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut expected = ringmain_sim::text::expected_text(5, 30, 0);
+    if !expected.ends_with('\n') {
+        expected.push('\n');
+    }
+    assert_eq!(stdout(&output), expected);
+}
+
+#[test]
+fn chat_reads_its_prompt_from_standard_input() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let (dir, _) = config_file("");
+    let prompt = dir.path().join("prompt");
+    fs::write(&prompt, "[[sim n=3 seed=6]]").unwrap();
+    let output = Command::new(ringmain())
+        .args(["chat", "--model", "tiny", "--system", "be brief", "-"])
+        .env("RINGMAIN_SOCKET", broker.socket())
+        .stdin(fs::File::open(&prompt).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let expected = ringmain_sim::text::expected_text(6, 3, 0);
+    assert_eq!(stdout(&output).trim_end_matches('\n'), expected.trim_end_matches('\n'));
+}
+
+#[test]
+fn chat_tells_an_error_in_one_sentence_and_by_its_status() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let output = chat(&broker, "[[sim status=429]]");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("429"), "{}", stderr(&output));
+    let socket = broker.socket();
+    let socket = socket.to_str().unwrap();
+    let unknown = run(&["chat", "--socket", socket, "--model", "tinny", "hello"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("tiny"), "the nearest: {}", stderr(&unknown));
+}
+
+#[test]
+fn interrupting_chat_cancels_upstream() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let mut child = Command::new(ringmain())
+        .args(["chat", "--model", "tiny", "[[sim n=100000 gap_us=2000 size=8]]"])
+        .env("RINGMAIN_SOCKET", broker.socket())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let gone = provider.log_handle().wait_for(common::WATCHDOG, |records| {
+        records.iter().any(|record| record.client_gone_ns().is_some())
+    });
+    assert!(gone.is_some(), "the provider never saw its client go");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let mut child = Command::new(ringmain())
+        .args(["chat", "--model", "tiny", "[[sim n=20000 gap_us=100 size=64]]"])
+        .env("RINGMAIN_SOCKET", broker.socket())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 16];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(stderr(&output), "");
+    assert!(output.status.success());
+}
+
+#[test]
+fn status_shows_endpoints_and_counts() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    assert!(chat(&broker, "[[sim n=3]]").status.success());
+    let socket = broker.socket();
+    common::eventually("the counters show the stream", || {
+        let output = run(&["status", "--socket", socket.to_str().unwrap()]);
+        let text = stdout(&output);
+        output.status.success() && text.contains("local") && text.contains("ended     1 well")
+    });
+    let json = broker.status();
+    assert_eq!(json["state"], "serving");
+    assert_eq!(json["pid"], broker.pid());
+    assert_eq!(json["endpoints"][0]["name"], "local");
+}
+
+#[test]
+fn a_second_broker_on_the_same_socket_is_refused() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let output = run(&["serve", "--config", broker.config_path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("broker.sock"), "{}", stderr(&output));
+    assert!(chat(&broker, "[[sim n=3]]").status.success(), "the first one serves on");
+}
+
+#[test]
+fn a_socket_file_that_a_killed_broker_left_is_replaced() {
+    let provider = provider();
+    let mut broker = Broker::start(provider.addr(), Config::default());
+    broker.kill();
+    assert!(broker.socket().exists());
+    broker.restart();
+    assert!(chat(&broker, "[[sim n=3]]").status.success());
+}
+
+#[test]
+fn reload_takes_a_good_file_and_refuses_a_faulty_one() {
+    let provider = provider();
+    let mut broker = Broker::start(provider.addr(), Config::default());
+    let tail = "[[route]]\nmodel = \"more\"\nendpoints = [{ name = \"local\" }]\n";
+    broker.reconfigure(Config { tail: tail.to_owned(), ..Config::default() });
+    broker.signal(Signal::SIGHUP);
+    broker.await_log("configuration read again");
+    let socket = broker.socket();
+    let ask = |model: &str| {
+        run(&["chat", "--socket", socket.to_str().unwrap(), "--model", model, "[[sim n=3]]"])
+    };
+    assert!(ask("more").status.success());
+
+    broker.reconfigure(Config { tail: "[[rout]]\n".to_owned(), ..Config::default() });
+    broker.signal(Signal::SIGHUP);
+    broker.await_log("the old one stays in use");
+    assert!(broker.log().contains("rout: is not a key"), "{}", broker.log());
+    assert!(ask("more").status.success(), "the routes of the last good file serve on");
+}
+
+#[test]
+fn a_stopped_broker_ends_well_and_leaves_nothing() {
+    let provider = provider();
+    let mut broker = Broker::start(provider.addr(), Config::default());
+    assert!(chat(&broker, "[[sim n=3]]").status.success());
+    broker.signal(Signal::SIGTERM);
+    assert!(broker.wait().success());
+    assert!(!broker.socket().exists());
+    let socket = broker.socket();
+    assert!(!run(&["status", "--socket", socket.to_str().unwrap()]).status.success());
+}
+
+#[test]
+fn a_second_request_to_stop_does_not_wait_for_streams() {
+    let provider = provider();
+    let mut broker = Broker::start(provider.addr(), Config::default());
+    let mut child = Command::new(ringmain())
+        .args(["chat", "--model", "tiny", "[[sim n=100000 gap_us=10000 size=8]]"])
+        .env("RINGMAIN_SOCKET", broker.socket())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+    broker.signal(Signal::SIGTERM);
+    broker.await_log("stopping");
+    assert!(broker.is_alive(), "a stream is in flight");
+    let asked = Instant::now();
+    broker.signal(Signal::SIGTERM);
+    assert!(!broker.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    drop(child.stdout.take());
+    assert!(!child.wait().unwrap().success(), "the caller is told");
+}
+
+#[test]
+fn sim_names_its_address_and_stops_when_asked() {
+    let mut child = Command::new(ringmain())
+        .args(["sim", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("http://127.0.0.1:") && line.ends_with("/v1\n"), "{line}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn drive_writes_a_record_per_exchange() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    for wait in ["block", "async"] {
+        let out = broker.dir().join(wait);
+        let output = Command::new(ringmain())
+            .args(["drive", "--streams", "20", "--concurrency", "4", "--wait", wait])
+            .args(["--process", "7", "--out", out.to_str().unwrap()])
+            .env("RINGMAIN_SOCKET", broker.socket())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let mut history = ringmain_sim::History::default();
+        history.add_callers(BufReader::new(fs::File::open(&out).unwrap())).unwrap();
+        assert_eq!(history.callers.len(), 20);
+        assert!(history.callers.iter().all(|record| record.error_code().is_none()));
+        history.provider = provider.log();
+        provider.reset_log();
+        assert_eq!(ringmain_sim::check(&history), []);
+    }
+}
+
+#[test]
+fn the_demo_delivers_every_token() {
+    let output = run(&["demo", "--tokens", "20", "--streams", "2"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}\n{}", stderr(&output));
+    assert!(text.contains("12 of 12"), "{text}");
+    assert!(text.contains("every token of every stream arrived intact"), "{text}");
+}

@@ -14,9 +14,11 @@ pub mod body;
 pub mod call;
 pub mod config;
 pub mod decode;
+mod encoding;
 pub mod endpoint;
 pub mod error;
 pub mod key;
+pub mod retry_after;
 pub mod splice;
 pub mod sse;
 

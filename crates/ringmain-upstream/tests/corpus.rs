@@ -171,7 +171,8 @@ fn plain_reading(body: &[u8]) -> Read {
     let mut read = Read::default();
     let body = str::from_utf8(body).unwrap().replace("\r\n", "\n");
     for block in body.split("\n\n") {
-        let data: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let data: Vec<&str> =
+            block.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         if data.is_empty() || data == ["[DONE]"] {
             continue;
         }
@@ -179,7 +180,8 @@ fn plain_reading(body: &[u8]) -> Read {
         for choice in event["choices"].as_array().unwrap_or(&Vec::new()) {
             plain_choice(choice, &mut read);
         }
-        let usage = [&event["usage"], &event["x_groq"]["usage"]].into_iter().find(|u| u.is_object());
+        let usage =
+            [&event["usage"], &event["x_groq"]["usage"]].into_iter().find(|u| u.is_object());
         read.usage = usage.map(plain_usage).or(read.usage);
     }
     read
@@ -280,7 +282,10 @@ fn corpus_streams_cut_short_are_never_a_good_end() {
         let body = &recording.body;
         for part in 1..10 {
             let short = &body[..body.len() * part / 10];
-            if short.windows(16).any(|w| w == b"\"finish_reason\":\"" || w == b"finish_reason\": \"") {
+            if short
+                .windows(16)
+                .any(|w| w == b"\"finish_reason\":\"" || w == b"finish_reason\": \"")
+            {
                 continue;
             }
             for mode in [Mode::Deltas, Mode::Events] {
@@ -334,7 +339,9 @@ fn corpus_web_platform_cases_of_event_streams() {
                     if let Some(data) = event.data.filter(|_| event.terminated) {
                         let kind = if event.kind.is_empty() { b"message" } else { event.kind };
                         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                        seen.push(Value::from([text(kind), text(data), text(event.last_id)].to_vec()));
+                        seen.push(Value::from(
+                            [text(kind), text(data), text(event.last_id)].to_vec(),
+                        ));
                     }
                 }
             };

@@ -5,11 +5,13 @@
 //! to compare them with what a caller received.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
+use crate::provider::replay;
 use crate::render::{self, Renderer};
 use crate::script::Script;
 use crate::text::{HASH_EMPTY, hash_on, push_token, reasoning_seed, tool_arguments};
@@ -140,6 +142,28 @@ impl Plan {
         walked.then_some(prefix)
     }
 
+    /// The same, with recordings read from `folder`: their body and events can be told too.
+    pub fn prefix_with(
+        &self,
+        folder: Option<&Path>,
+        channel: Channel,
+        bytes: u64,
+    ) -> Option<Prefix> {
+        let (Some(path), Some(folder)) = (&self.script.replay, folder) else {
+            return self.prefix(channel, bytes);
+        };
+        let recording = replay::read(Some(folder), path).ok()?;
+        let all = match channel {
+            Channel::Body => recording.to_vec(),
+            Channel::Events => events_of(&recording),
+            _ => return None,
+        };
+        let taken = &all[..all.len().min(usize::try_from(bytes).unwrap_or(usize::MAX))];
+        let is_whole = taken.len() == all.len();
+        let hash = hash_on(HASH_EMPTY, taken);
+        Some(Prefix { hash, bytes: taken.len() as u64, is_whole })
+    }
+
     /// Gives the bytes of a channel in order; `false` where this plan cannot tell.
     fn walk(&self, channel: Channel, each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> bool {
         if !self.is_computable() || self.api == Api::Embeddings {
@@ -211,6 +235,29 @@ impl Plan {
             _ => {}
         }
     }
+}
+
+/// The events of a recording as [`Channel::Events`] holds them.
+fn events_of(recording: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(recording.len());
+    let mut start = 0;
+    for line in recording.split_inclusive(|&b| b == b'\n') {
+        if line.trim_ascii().is_empty() {
+            start = close_event(&mut out, start);
+        } else {
+            out.extend_from_slice(line);
+        }
+    }
+    close_event(&mut out, start);
+    out
+}
+
+fn close_event(out: &mut Vec<u8>, start: usize) -> usize {
+    if out.len() > start {
+        out.truncate(out.trim_ascii_end().len());
+        out.push(b'\n');
+    }
+    out.len()
 }
 
 /// The pieces of a stream in order, with the scripted fault at its place. A fault that ends the

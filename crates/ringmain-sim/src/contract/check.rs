@@ -1,123 +1,16 @@
-//! The checker: histories in, violations out.
+//! The checker: a history in, violations out.
+//!
+//! Judged offline from what both ends wrote down, so it needs no access to what runs and trusts
+//! neither the broker nor the client library. A clause that needs a witness which a history does
+//! not have (no provider record, no death ...) is simply not shown by that history.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, BufRead};
-use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
-use super::record::CallerRecord;
+use super::history::{Bounds, History};
+use super::record::{CallerRecord, Mode, Returned};
+use super::{delivery, exchange, life};
 use crate::provider::ProviderRecord;
-
-const MS: u64 = 1_000_000;
-
-/// The times that the contract promises, and the slack of those who observe them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Past a deadline: 100 ms.
-    pub deadline_ns: u64,
-    /// From a cancel until the provider's side is let go: 100 ms.
-    pub cancel_ns: u64,
-    /// From a client's death until all it had is back: 1 s.
-    pub death_ns: u64,
-    /// From a broker's death until every call has ended: 1 s.
-    pub broker_gone_ns: u64,
-    /// Added to each: what it takes both ends to notice and write down what happened, on a
-    /// machine that runs the whole test suite at the same time.
-    pub slack_ns: u64,
-}
-
-impl Default for Bounds {
-    fn default() -> Bounds {
-        Bounds {
-            deadline_ns: 100 * MS,
-            cancel_ns: 100 * MS,
-            death_ns: 1000 * MS,
-            broker_gone_ns: 1000 * MS,
-            slack_ns: 100 * MS,
-        }
-    }
-}
-
-/// A process of callers that was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Death {
-    /// The process, as in [`CallerRecord::process`].
-    pub process: u64,
-    /// When it was gone.
-    pub at_ns: u64,
-}
-
-/// A broker that was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BrokerDeath {
-    /// Its epoch.
-    pub epoch: u64,
-    /// When it was gone.
-    pub at_ns: u64,
-}
-
-/// A broker that was told to drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drain {
-    /// Its epoch.
-    pub epoch: u64,
-    /// When it was told.
-    pub at_ns: u64,
-    /// How long it may take.
-    pub limit_ns: u64,
-    /// When it had exited.
-    pub exited_ns: Option<u64>,
-}
-
-/// What a hostile peer did and saw.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hostility {
-    /// Its session.
-    pub session: u64,
-    /// What it did.
-    pub what: String,
-    /// When.
-    pub at_ns: u64,
-    /// Number of the code in Goodbye, if it saw one.
-    pub code: Option<u16>,
-    /// When it saw the session closed.
-    pub closed_ns: Option<u64>,
-}
-
-/// A gauge that must be back where it was once everything is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gauge {
-    /// Its name.
-    pub name: String,
-    /// What it must show at rest.
-    pub rest: i64,
-    /// What it showed.
-    pub value: i64,
-}
-
-/// Everything that was recorded of one run.
-#[derive(Clone, Debug, Default)]
-pub struct History {
-    /// What callers saw.
-    pub callers: Vec<CallerRecord>,
-    /// What the provider saw.
-    pub provider: Vec<ProviderRecord>,
-    /// Caller processes killed.
-    pub deaths: Vec<Death>,
-    /// Brokers killed.
-    pub broker_deaths: Vec<BrokerDeath>,
-    /// Brokers drained.
-    pub drains: Vec<Drain>,
-    /// Hostile peers.
-    pub hostilities: Vec<Hostility>,
-    /// Gauges read after everything was over.
-    pub gauges: Vec<Gauge>,
-    /// Where recordings lie, to compare replays; without it they are compared by length only.
-    pub replay_dir: Option<PathBuf>,
-    /// The times promised.
-    pub bounds: Bounds,
-}
 
 /// A clause broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,38 +27,94 @@ impl fmt::Display for Violation {
     }
 }
 
-impl History {
-    /// Adds the records that a process wrote as lines of JSON. Of an exchange written twice the
-    /// later line counts; a torn last line is what a kill leaves behind and is ignored.
-    ///
-    /// # Errors
-    /// Those of the reader, and a line in the middle that is not a record.
-    pub fn add_callers(&mut self, lines: impl BufRead) -> io::Result<()> {
-        let mut torn: Option<serde_json::Error> = None;
-        for line in lines.lines() {
-            if let Some(error) = torn {
-                return Err(error.into());
-            }
-            match serde_json::from_str::<CallerRecord>(&line?) {
-                Ok(record) => self.add_caller(record),
-                Err(error) => torn = Some(error),
-            }
-        }
-        Ok(())
+/// Judges a history by every clause that it can show.
+pub fn check(history: &History) -> Vec<Violation> {
+    let case = Case::new(history);
+    let mut found = Findings::default();
+    for caller in &history.callers {
+        exchange::judge(&case, caller, &mut found);
+        delivery::judge(&case, caller, &mut found);
+        life::judge(&case, caller, &mut found);
+    }
+    delivery::judge_all(&case, &mut found);
+    life::judge_all(&case, &mut found);
+    found.0
+}
+
+/// A history with the look-ups that the clauses need.
+pub(super) struct Case<'a> {
+    pub(super) history: &'a History,
+    pub(super) bounds: Bounds,
+    by_id: HashMap<&'a str, Vec<&'a ProviderRecord>>,
+    deaths: HashMap<u64, u64>,
+    broker_deaths: HashMap<u64, u64>,
+}
+
+/// What was found so far.
+#[derive(Default)]
+pub(super) struct Findings(Vec<Violation>);
+
+impl Findings {
+    pub(super) fn add(&mut self, clause: u8, caller: &CallerRecord, what: impl fmt::Display) {
+        let CallerRecord { id, process, session, exchange, .. } = caller;
+        let what = format!("{id} (process {process}, {session}/{exchange}): {what}");
+        self.0.push(Violation { clause, what });
     }
 
-    /// Adds one record, in place of an earlier one of the same exchange.
-    pub fn add_caller(&mut self, record: CallerRecord) {
-        let same = |old: &CallerRecord| (old.process, &old.id) == (record.process, &record.id);
-        // From the end: the earlier line of an exchange is nearly always among the last few.
-        match self.callers.iter().rposition(same) {
-            Some(at) => self.callers[at] = record,
-            None => self.callers.push(record),
-        }
+    pub(super) fn add_general(&mut self, clause: u8, what: String) {
+        self.0.push(Violation { clause, what });
     }
 }
 
-/// Judges a history by every clause that it can show.
-pub fn check(_history: &History) -> Vec<Violation> {
-    Vec::new()
+impl<'a> Case<'a> {
+    fn new(history: &'a History) -> Case<'a> {
+        let mut by_id: HashMap<&str, Vec<&ProviderRecord>> = HashMap::new();
+        for record in history.provider.iter().filter(|record| !record.id().is_empty()) {
+            by_id.entry(record.id()).or_default().push(record);
+        }
+        let deaths = history.deaths.iter().map(|death| (death.process, death.at_ns));
+        let brokers = history.broker_deaths.iter().map(|death| (death.epoch, death.at_ns));
+        Case {
+            history,
+            bounds: history.bounds,
+            by_id,
+            deaths: deaths.collect(),
+            broker_deaths: brokers.collect(),
+        }
+    }
+
+    /// The provider's records of this exchange, in the order of arrival.
+    pub(super) fn attempts(&self, caller: &CallerRecord) -> &[&'a ProviderRecord] {
+        self.by_id.get(caller.id.as_str()).map_or(&[], Vec::as_slice)
+    }
+
+    /// When the caller's process was killed.
+    pub(super) fn died_ns(&self, caller: &CallerRecord) -> Option<u64> {
+        self.deaths.get(&caller.process).copied()
+    }
+
+    /// When the broker of this exchange was killed.
+    pub(super) fn broker_died_ns(&self, caller: &CallerRecord) -> Option<u64> {
+        self.broker_deaths.get(&caller.epoch).copied()
+    }
+
+    /// Whether the provider's side is recorded at all: without it nothing about it is judged.
+    pub(super) fn has_provider(&self) -> bool {
+        !self.history.provider.is_empty()
+    }
+}
+
+/// Whether the submission was published.
+pub(super) fn is_accepted(caller: &CallerRecord) -> bool {
+    caller.returned == Returned::Accepted
+}
+
+/// Whether there is an upstream side to it.
+pub(super) fn is_request(caller: &CallerRecord) -> bool {
+    caller.mode != Mode::Ping
+}
+
+/// Milliseconds for people.
+pub(super) fn ms(ns: u64) -> String {
+    format!("{}.{:03} ms", ns / 1_000_000, ns / 1_000 % 1_000)
 }

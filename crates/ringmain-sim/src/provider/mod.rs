@@ -15,7 +15,7 @@ mod answer;
 mod ask;
 mod connection;
 mod log;
-mod replay;
+pub(crate) mod replay;
 mod stream;
 
 use std::fmt;

@@ -1,9 +1,16 @@
 //! The answer of an endpoint: its head and the bytes of its body.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::decode::{Decoder, DecoderConfig};
+use crate::encoding::Expander;
+use crate::endpoint::failure;
 use crate::error::UpstreamError;
+
+/// Most bytes that are read behind a terminal marker.
+const SETTLE_BYTES_MAX: usize = 64 * 1024;
 
 /// An answer whose head has arrived.
 #[derive(Debug)]
@@ -27,17 +34,26 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The decoder for this answer; the broker feeds it what [`AnswerBody::chunk`] gives.
+    /// The decoder for this answer; feed it what [`AnswerBody::chunk`] gives.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(self.reading.clone())
     }
 }
 
 /// The body of an answer, its content encoding undone.
-#[derive(Debug)]
-pub struct AnswerBody {}
+pub struct AnswerBody {
+    response: reqwest::Response,
+    expander: Option<Expander>,
+    /// Bytes that were looked at before they were asked for.
+    peeked: Bytes,
+    ended: bool,
+}
 
 impl AnswerBody {
+    pub(crate) fn new(response: reqwest::Response, expander: Option<Expander>) -> AnswerBody {
+        AnswerBody { response, expander, peeked: Bytes::new(), ended: false }
+    }
+
     /// The next bytes, or `None` after a correctly framed end.
     ///
     /// Cancel-safe: a call that is dropped has taken nothing.
@@ -46,12 +62,62 @@ impl AnswerBody {
     /// [`UpstreamError`] when the connection broke, the framing was cut short, or the encoding is
     /// wrong or expands beyond its bounds.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        unimplemented!()
+        if !self.peeked.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.peeked)));
+        }
+        loop {
+            if let Some(expander) = &mut self.expander
+                && let Some(bytes) = expander.next()?
+            {
+                return Ok(Some(bytes));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.response.chunk().await.map_err(failure::of_body)? {
+                Some(bytes) if bytes.is_empty() => {}
+                Some(bytes) => match &mut self.expander {
+                    Some(expander) => expander.feed(bytes),
+                    None => return Ok(Some(bytes)),
+                },
+                None => {
+                    self.ended = true;
+                    self.expander.as_ref().map_or(Ok(()), Expander::end)?;
+                }
+            }
+        }
     }
 
     /// Reads what is left behind the terminal marker, so that an HTTP/1.1 connection can be used
-    /// again; gives up at 64 KiB. Dropping the body instead burns the connection.
-    pub async fn settle(self) {
-        unimplemented!()
+    /// again; gives up at 64 KiB. Dropping the body instead burns the connection. It waits for
+    /// the provider: put a time limit around it.
+    pub async fn settle(mut self) {
+        let mut bytes = 0;
+        while bytes <= SETTLE_BYTES_MAX {
+            match self.chunk().await {
+                Ok(Some(chunk)) => bytes += chunk.len(),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether `word` stands in the first `bytes_max` bytes. They are given again by `chunk`.
+    pub(crate) async fn names(&mut self, word: &str, bytes_max: usize) -> bool {
+        let mut seen = Vec::new();
+        while seen.len() < bytes_max {
+            match self.chunk().await {
+                Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let found = memchr::memmem::find(&seen, word.as_bytes()).is_some();
+        self.peeked = seen.into();
+        found
+    }
+}
+
+impl fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnswerBody").field("ended", &self.ended).finish_non_exhaustive()
     }
 }

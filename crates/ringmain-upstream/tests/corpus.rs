@@ -3,6 +3,8 @@
 //!
 //! The recordings are not part of the project: `RINGMAIN_CORPUS` names their folder.
 
+#![allow(clippy::unwrap_used)] // a test says what it expects by failing
+
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;

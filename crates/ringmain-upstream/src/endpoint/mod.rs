@@ -1,16 +1,50 @@
 //! One endpoint: an address, a credential, and the connections to it.
 
+mod count;
+pub(crate) mod failure;
+mod head;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use http::header::AUTHORIZATION;
+use reqwest::{Client, Request, Url, redirect, retry};
+use ringmain_wire::head::Method;
+use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
 
-use crate::answer::Answer;
-use crate::call::Call;
-use crate::config::EndpointConfig;
+use crate::answer::{Answer, AnswerBody};
+use crate::body::RequestBody;
+use crate::call::{Call, Phase};
+use crate::config::{EndpointConfig, Http2, UsageSplice};
+use crate::decode::DecoderConfig;
+use crate::encoding::Expander;
 use crate::error::UpstreamError;
-use crate::key::KeyError;
+use crate::key::{Credential, KeyError};
+use crate::splice::{Spliced, Wanted, splice};
+
+/// Most unused connections that are kept.
+const IDLE_CONNECTIONS_MAX: usize = 256;
+/// Most bytes of a refusal that are searched for its cause.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
+/// How often an unused connection is probed by TCP.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// An endpoint, ready to be called from any task.
 pub struct Endpoint {
     config: EndpointConfig,
+    /// The base address without a slash at its end.
+    base: String,
+    client: Client,
+    /// Held for a clone only, never across an await.
+    credential: RwLock<Option<Credential>>,
+    /// Whether the endpoint has refused to be asked for usage.
+    usage_refused: AtomicBool,
+    opened: count::CountConnections,
+    requests: AtomicU64,
+    answers: AtomicU64,
 }
 
 /// Why an endpoint could not be made.
@@ -65,7 +99,23 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`] names the endpoint and what is wrong with it.
     pub fn new(config: EndpointConfig) -> Result<Endpoint, EndpointError> {
-        Ok(Endpoint { config })
+        let base = check_base(&config)?;
+        let credential = load_key(&config)?;
+        let opened = count::CountConnections::default();
+        let client = build_client(&config, opened.clone()).map_err(|error| {
+            let (endpoint, reason) = (config.name.clone(), error.to_string());
+            EndpointError::Client { endpoint, reason }
+        })?;
+        Ok(Endpoint {
+            config,
+            base,
+            client,
+            credential: RwLock::new(credential),
+            usage_refused: AtomicBool::new(false),
+            opened,
+            requests: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+        })
     }
 
     /// Its name.
@@ -78,27 +128,202 @@ impl Endpoint {
         &self.config
     }
 
-    /// Reads the key again; on an error the old one stays in use.
+    /// Reads the key again; on an error the old one stays in use. Requests that are under way
+    /// keep the key that they were sent with.
     ///
     /// # Errors
     /// [`EndpointError::Key`].
     pub fn reload_key(&self) -> Result<(), EndpointError> {
-        unimplemented!()
+        let credential = load_key(&self.config)?;
+        *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
+        Ok(())
     }
 
     /// Counts since it was made.
     pub fn stats(&self) -> EndpointStats {
-        unimplemented!()
+        let answers = self.answers.load(Relaxed);
+        let connections_opened = self.opened.0.load(Relaxed);
+        EndpointStats {
+            connections_opened,
+            connections_reused: answers.saturating_sub(connections_opened),
+            requests: self.requests.load(Relaxed),
+            answers,
+        }
     }
 
     /// Sends a request and waits for the head of the answer.
     ///
-    /// No time limit but the connect timeout is applied here. Cancel-safe: dropping the future
-    /// drops the request; [`Call::progress`] tells what was known of it.
+    /// No time limit but the connect timeout is applied here, and nothing is tried twice, with one
+    /// exception: an endpoint that refuses a request (400 or 422) for the `stream_options` that we
+    /// put in gets it once more without them, and is not asked for usage again.
+    ///
+    /// Cancel-safe: dropping the future drops the request; [`Call::progress`] tells what was known
+    /// of it.
     ///
     /// # Errors
     /// [`UpstreamError`] with the stage, and with `sent` = no only where that is proven.
-    pub async fn send(&self, _call: Call<'_>) -> Result<Answer, UpstreamError> {
-        unimplemented!()
+    pub async fn send(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
+        let (mut answer, injected) = self.attempt(&call, self.may_ask_for_usage(&call)).await?;
+        let refused = injected && matches!(answer.status, 400 | 422);
+        if refused && answer.body.names("stream_options", REFUSAL_BYTES_MAX).await {
+            self.usage_refused.store(true, Relaxed);
+            answer.body.settle().await;
+            (answer, _) = self.attempt(&call, false).await?;
+        }
+        Ok(answer)
     }
+
+    fn may_ask_for_usage(&self, call: &Call<'_>) -> bool {
+        let path = call.head.path.split('?').next().unwrap_or_default();
+        self.config.usage == UsageSplice::Inject
+            && !self.usage_refused.load(Relaxed)
+            && matches!(call.mode, Mode::Deltas | Mode::Events)
+            && !call.flags.has(Flags::USAGE_REQUESTED)
+            && path.ends_with("/completions")
+    }
+
+    /// One request. Also tells whether usage was asked for on behalf of the caller.
+    async fn attempt(&self, call: &Call<'_>, usage: bool) -> Result<(Answer, bool), UpstreamError> {
+        let has_body = call.head.method == Method::Post;
+        let spliced = match has_body {
+            true => self.spliced(call, usage)?,
+            false => Spliced { pieces: Vec::new(), usage_injected: false },
+        };
+        let usage_injected = spliced.usage_injected;
+        let request = self.request(call, spliced, has_body)?;
+        self.requests.fetch_add(1, Relaxed);
+        let sent = self.client.execute(request).await;
+        let response = sent.map_err(|e| failure::of_send(e, &self.config.name, &call.progress))?;
+        self.answers.fetch_add(1, Relaxed);
+        call.progress.reach(Phase::Answered);
+        self.answer(call, response, usage_injected).map(|answer| (answer, usage_injected))
+    }
+
+    fn spliced(&self, call: &Call<'_>, usage: bool) -> Result<Spliced, UpstreamError> {
+        splice(&call.body, Wanted { model: call.model, usage }).map_err(|error| {
+            let message = format!(
+                "endpoint {} needs its own model name in the request: {error}",
+                self.config.name
+            );
+            UpstreamError::new(Code::InvalidRequest, Stage::Intake, Sent::No, message)
+        })
+    }
+
+    fn request(
+        &self,
+        call: &Call<'_>,
+        spliced: Spliced,
+        has_body: bool,
+    ) -> Result<Request, UpstreamError> {
+        let url = Url::parse(&format!("{}{}", self.base, call.head.path)).map_err(|error| {
+            let message = format!("the path cannot stand in an address: {error}");
+            UpstreamError::new(Code::InvalidHead, Stage::Intake, Sent::No, message)
+        })?;
+        let mut request = Request::new(head::method(call.head), url);
+        *request.headers_mut() = head::request_headers(call.head, has_body);
+        let silent = spliced.pieces.iter().all(|piece| piece.is_empty());
+        call.progress.restart(if silent { Phase::Blind } else { Phase::Connecting });
+        if has_body {
+            let body = RequestBody::new(spliced.pieces, call.progress.clone());
+            *request.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+        // Last, behind everything that a caller can have said.
+        let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(credential) = &*credential {
+            request.headers_mut().insert(AUTHORIZATION, credential.header());
+        }
+        Ok(request)
+    }
+
+    fn answer(
+        &self,
+        call: &Call<'_>,
+        response: reqwest::Response,
+        usage_injected: bool,
+    ) -> Result<Answer, UpstreamError> {
+        let status = response.status().as_u16();
+        let kept = head::keep(response.headers(), SystemTime::now());
+        let expander = Expander::for_answer(response.headers(), self.config.expanded_bytes_max)
+            .map_err(|error| UpstreamError { http_status: Some(status), ..error })?;
+        let reading = DecoderConfig {
+            dialect: self.config.dialect,
+            retry_after_ms: kept.retry_after_ms,
+            event_bytes_max: self.config.event_bytes_max,
+            plain_bytes_max: self.config.plain_bytes_max,
+            withhold_usage: usage_injected,
+            ..DecoderConfig::new(call.mode, call.head.path, status, kept.content_type.clone())
+        };
+        Ok(Answer {
+            status,
+            content_type: kept.content_type,
+            request_id: kept.request_id,
+            headers: kept.headers,
+            retry_after_ms: kept.retry_after_ms,
+            should_retry: kept.should_retry,
+            body: AnswerBody::new(response, expander),
+            reading,
+        })
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("name", &self.config.name)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+fn load_key(config: &EndpointConfig) -> Result<Option<Credential>, EndpointError> {
+    let named = |source| EndpointError::Key { endpoint: config.name.clone(), source };
+    Credential::load(&config.key).map_err(named)
+}
+
+/// Judges the base address and takes the slash off its end.
+fn check_base(config: &EndpointConfig) -> Result<String, EndpointError> {
+    let fail = |url: String, reason| {
+        Err(EndpointError::BaseUrl { endpoint: config.name.clone(), url, reason })
+    };
+    // What cannot be taken apart is not repeated: it could be a key in the wrong place.
+    let Ok(url) = Url::parse(&config.base_url) else {
+        return fail(String::new(), "it is not an address such as https://host/v1");
+    };
+    let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
+    match () {
+        () if !matches!(url.scheme(), "http" | "https") => fail(shown, "neither http nor https"),
+        () if url.host_str().is_none_or(str::is_empty) => fail(shown, "it names no host"),
+        () if !url.username().is_empty() || url.password().is_some() => {
+            fail(shown, "it holds a user name or password; use key_file")
+        }
+        () if url.query().is_some() || url.fragment().is_some() => {
+            fail(shown, "it holds a query or fragment")
+        }
+        () => Ok(url.as_str().trim_end_matches('/').to_owned()),
+    }
+}
+
+fn build_client(
+    config: &EndpointConfig,
+    opened: count::CountConnections,
+) -> Result<Client, reqwest::Error> {
+    let builder = Client::builder()
+        .user_agent(concat!("ringmain/", env!("CARGO_PKG_VERSION")))
+        // The environment of a broker is not its configuration.
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .referer(false)
+        .connect_timeout(config.connect_timeout)
+        .pool_idle_timeout(config.idle_timeout)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .tcp_nodelay(true)
+        .tcp_keepalive(TCP_KEEPALIVE)
+        .connector_layer(opened);
+    match config.http2 {
+        Http2::Negotiated => builder,
+        Http2::PriorKnowledge => builder.http2_prior_knowledge(),
+        Http2::Off => builder.http1_only(),
+    }
+    .build()
 }

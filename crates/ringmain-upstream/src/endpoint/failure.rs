@@ -1,0 +1,108 @@
+//! What an error of the HTTP client means, and what it proves about the request.
+
+use std::error::Error;
+use std::io;
+
+use ringmain_wire::head::cut;
+use ringmain_wire::{Code, Sent, Stage};
+
+use crate::call::Progress;
+use crate::error::UpstreamError;
+
+/// An error before the head of an answer.
+///
+/// `sent` is no where nothing can have reached the provider's application: there was no
+/// connection; the connection died before the request was written; or the provider said that it
+/// did not process the stream (REFUSED_STREAM, or a GOAWAY, which is given only to streams above
+/// the last one that the provider took).
+pub(crate) fn of_send(error: reqwest::Error, endpoint: &str, progress: &Progress) -> UpstreamError {
+    let error = error.without_url();
+    let told = root(&error);
+    let new = |code, stage, sent, what: &str| {
+        UpstreamError::new(code, stage, sent, format!("endpoint {endpoint}: {what}: {told}"))
+    };
+    let no_connection = |code, what| new(code, Stage::Connect, Sent::No, what);
+    if error.is_builder() {
+        return new(Code::Internal, Stage::Connect, Sent::No, "the request could not be built");
+    }
+    if error.is_dns() {
+        return no_connection(Code::UpstreamDns, "its name could not be resolved");
+    }
+    if error.is_connect() {
+        return match () {
+            () if error.is_timeout() => no_connection(Code::ConnectTimeout, "connecting"),
+            () if is_tls(&error) => no_connection(Code::UpstreamTls, "the TLS handshake failed"),
+            () => no_connection(Code::UpstreamConnect, "no connection could be made"),
+        };
+    }
+    let stage = progress.stage().max(Stage::Send);
+    if is_unprocessed(&error) {
+        return new(Code::UpstreamRefused, stage, Sent::No, "it refused the request");
+    }
+    let hyper = find::<hyper::Error>(&error);
+    if hyper.is_some_and(hyper::Error::is_canceled) {
+        return new(Code::UpstreamReset, Stage::Send, Sent::No, "the connection was closed before");
+    }
+    if hyper.is_some_and(hyper::Error::is_parse) {
+        return new(
+            Code::UpstreamProtocol,
+            stage,
+            Sent::Yes,
+            "the head of the answer is not valid",
+        );
+    }
+    new(Code::UpstreamReset, stage, Sent::Maybe, "the connection broke before the answer")
+}
+
+/// An error inside the body of an answer.
+pub(crate) fn of_body(error: reqwest::Error) -> UpstreamError {
+    let told = root(&error);
+    let (code, what) = match find::<io::Error>(&error).map(io::Error::kind) {
+        Some(io::ErrorKind::UnexpectedEof) => {
+            (Code::UpstreamTruncated, "the body of the answer was cut short")
+        }
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+            (Code::UpstreamProtocol, "the framing of the answer is not valid")
+        }
+        _ => (Code::UpstreamReset, "the connection broke within the answer"),
+    };
+    UpstreamError::answered(code, format!("{what}: {told}"))
+}
+
+/// A failed handshake is an I/O error that the system knows nothing of.
+fn is_tls(error: &reqwest::Error) -> bool {
+    let io = find::<io::Error>(error);
+    io.is_some_and(|io| {
+        let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+        io.raw_os_error().is_none() && kinds.contains(&io.kind())
+    })
+}
+
+fn is_unprocessed(error: &reqwest::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(|h2| {
+        let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        h2.is_remote() && (refused || h2.is_go_away())
+    })
+}
+
+/// The first error of this type in the chain.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    // Bound: the length of the chain, which is finite by its construction.
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// What the innermost error says.
+fn root(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    cut(&innermost.to_string(), 200).to_owned()
+}

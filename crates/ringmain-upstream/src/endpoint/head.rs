@@ -1,0 +1,117 @@
+//! Heads on both sides: what is sent of a caller's, and what callers may see of an answer's.
+
+use std::time::SystemTime;
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
+use ringmain_wire::RequestHead;
+use ringmain_wire::head::Method as CallMethod;
+
+use crate::encoding::ACCEPTED;
+use crate::retry_after::retry_after_ms;
+
+/// Most header fields of an answer that are kept, and most bytes of a value.
+const KEPT_MAX: usize = 32;
+const KEPT_VALUE_BYTES_MAX: usize = 256;
+
+pub(super) fn method(head: &RequestHead<'_>) -> Method {
+    match head.method {
+        CallMethod::Post => Method::POST,
+        CallMethod::Get => Method::GET,
+        CallMethod::Delete => Method::DELETE,
+    }
+}
+
+/// The header fields of a request. The head was judged, so each of them fits; the credential is
+/// put in after this, and no field of a caller can stand beside it.
+pub(super) fn request_headers(head: &RequestHead<'_>, has_body: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
+    for (name, value) in &head.headers {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+    if has_body {
+        let content_type = head.content_type.unwrap_or("application/json");
+        if let Ok(value) = HeaderValue::from_str(content_type) {
+            headers.insert(CONTENT_TYPE, value);
+        }
+    }
+    if let Some(Ok(key)) = head.idempotency_key.map(HeaderValue::from_str) {
+        headers.insert("idempotency-key", key);
+    }
+    headers
+}
+
+/// What is kept of an answer's header fields.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub content_type: String,
+    pub request_id: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub retry_after_ms: Option<u64>,
+    pub should_retry: Option<bool>,
+}
+
+pub(super) fn keep(headers: &HeaderMap, now: SystemTime) -> Kept {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let short = |name| text(name).map(|value: &str| value.chars().take(128).collect::<String>());
+    let kept = headers.iter().filter(|(name, _)| is_kept(name.as_str()));
+    let kept = kept.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    Kept {
+        content_type: short("content-type").unwrap_or_default(),
+        request_id: short("x-request-id").or_else(|| short("request-id")),
+        headers: kept
+            .filter(|(_, value)| value.len() <= KEPT_VALUE_BYTES_MAX)
+            .take(KEPT_MAX)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        retry_after_ms: retry_after_ms(text("retry-after-ms"), text("retry-after"), now),
+        should_retry: text("x-should-retry").and_then(|value| value.parse().ok()),
+    }
+}
+
+fn is_kept(name: &str) -> bool {
+    const NAMES: [&str; 5] = [
+        "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
+        "openai-processing-ms",
+        "openai-version",
+    ];
+    NAMES.contains(&name)
+        || name.starts_with("x-ratelimit-")
+        || name.starts_with("anthropic-ratelimit-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_callers_may_see_is_kept() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "text/event-stream"),
+            ("set-cookie", "session=secret"),
+            ("openai-organization", "org-1"),
+            ("x-ratelimit-limit-requests", "5000"),
+            ("anthropic-ratelimit-tokens-reset", "2026-01-01T00:00:00Z"),
+            ("retry-after", "2"),
+            ("x-should-retry", "false"),
+            ("request-id", "req_1"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let kept = keep(&headers, SystemTime::UNIX_EPOCH);
+        let names: Vec<&str> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert!(!names.contains(&"set-cookie") && !names.contains(&"openai-organization"));
+        assert_eq!(kept.request_id.as_deref(), Some("req_1"));
+        assert_eq!((kept.retry_after_ms, kept.should_retry), (Some(2000), Some(false)));
+        assert_eq!(kept.content_type, "text/event-stream");
+    }
+}

@@ -312,7 +312,7 @@ impl Broker {
             updated_ms: now.as_millis() as u64,
             sessions: sessions.len() as u64,
             endpoints: self.endpoints().iter().map(|endpoint| endpoint_row(endpoint)).collect(),
-            session_rows: sessions.iter().map(|session| session_row(session)).collect(),
+            session_rows: sessions.iter().map(session_row).collect(),
             ..Snapshot::default()
         };
         self.live.fill(&mut snapshot);

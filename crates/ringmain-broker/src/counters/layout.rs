@@ -15,6 +15,9 @@ use ringmain_wire::Code;
 use ringmain_wire::head::cut;
 use thiserror::Error;
 
+/// Counts that are not 0, by code.
+type Counts = Vec<(Code, u64)>;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"RGMNCNT\0");
 const VERSION: u32 = 1;
 /// Words of a table by code; every code number is below.
@@ -341,7 +344,7 @@ fn take<T: Pod>(bytes: &[u8]) -> Option<(T, &[u8])> {
     Some((bytemuck::pod_read_unaligned(raw), rest))
 }
 
-fn take_table(bytes: &[u8]) -> Option<(Vec<(Code, u64)>, &[u8])> {
+fn take_table(bytes: &[u8]) -> Option<(Counts, &[u8])> {
     let (table, rest) = take::<[u64; CODES]>(bytes)?;
     let counts = Code::ALL.iter().map(|code| (*code, table[*code as usize % CODES]));
     Some((counts.filter(|(_, count)| *count > 0).collect(), rest))

@@ -1,0 +1,278 @@
+//! Sessions over a real socket, without an upstream: the handshake, refusals, pings, violations.
+
+mod common;
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::caller::{head, hear, small};
+use common::{Caller, Provider, Served, everything, route, soon, until};
+use ringmain_broker::counters::Snapshot;
+use ringmain_broker::{Allow, BrokerConfig, RouteTable};
+use ringmain_shm::{Control, own_uid};
+use ringmain_wire::control::{Hello, Message};
+use ringmain_wire::limits::ABI_VERSION;
+use ringmain_wire::{Code, Entry, Geometry, Kind, Mode};
+
+async fn served(change: impl FnOnce(&mut BrokerConfig)) -> Served {
+    let mut config = BrokerConfig::default();
+    change(&mut config);
+    Served::start(config, everything(&Provider::of(vec![]).await))
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_with_end() {
+    let served = served(|_| {}).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    // More than the ring holds, so that it laps.
+    for _ in 0..100 {
+        let id = caller.push(Entry::ping(caller.lane(0)));
+        let got = caller.finish(0).await;
+        assert_eq!((got.end, got.frames.len()), (Some(0), 0));
+        assert!(caller.loan_is_back(0, id));
+    }
+    drop(caller);
+    served.at_rest().await;
+}
+
+#[tokio::test]
+async fn contract_20_garbage_over_the_caller_segment_ends_that_session_alone() {
+    let served = served(|_| {}).await;
+    let mut honest = Caller::attach(&served.socket).await;
+    for seed in 0..20u64 {
+        let mut hostile = Caller::attach(&served.socket).await;
+        let mut word = seed;
+        for offset in (0..hostile.geometry.caller_bytes()).step_by(8) {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed | 1);
+            hostile.own.store(offset, word);
+        }
+        // The publish word of the first entry is right, so that the garbage is looked at.
+        hostile.own.store_release(hostile.geometry.entry_offset(0), 1);
+        hostile.ringer.ring().unwrap();
+        let goodbye = hostile.goodbye().await;
+        assert!(goodbye.code.is_violation(), "{goodbye:?}");
+        honest.push(Entry::ping(honest.lane(1)));
+        assert!(honest.finish(1).await.end.is_some());
+    }
+    drop(honest);
+    served.at_rest().await;
+    assert_eq!(served.broker.snapshot().refusals.iter().map(|(_, n)| n).sum::<u64>(), 20);
+}
+
+#[tokio::test]
+async fn a_cursor_that_jumps_is_a_violation() {
+    let served = served(|_| {}).await;
+    let mut hostile = Caller::attach(&served.socket).await;
+    let lane = hostile.lane(0);
+    hostile.own.store_release(hostile.geometry.cursor_offset(lane), 1 << 40);
+    hostile.push(Entry::ping(lane));
+    assert_eq!(hostile.goodbye().await.code, Code::ViolationLaneBusy);
+}
+
+#[tokio::test]
+async fn a_request_on_a_busy_lane_is_a_violation() {
+    let served = served(|_| {}).await;
+    let mut hostile = Caller::attach(&served.socket).await;
+    // The END of the first ping is not consumed.
+    hostile.push(Entry::ping(hostile.lane(0)));
+    hostile.push(Entry::ping(hostile.lane(0)));
+    assert_eq!(hostile.goodbye().await.code, Code::ViolationLaneBusy);
+}
+
+#[tokio::test]
+async fn a_peer_has_nothing_to_say_after_its_hello() {
+    let served = served(|_| {}).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    caller.control.send(b"hello?", &[]).unwrap();
+    assert_eq!(caller.goodbye().await.code, Code::ViolationControl);
+    let mut caller = Caller::attach(&served.socket).await;
+    // Kernels that can refuse descriptors at the sender do.
+    if caller.control.send(&[1], &[caller.bell.as_fd()]).is_ok() {
+        assert_eq!(caller.goodbye().await.code, Code::ViolationControl);
+    }
+}
+
+#[tokio::test]
+async fn rings_by_datagram_are_heard_and_a_flood_of_them_is_not() {
+    let served = served(|_| {}).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    caller.control.send(&Message::Ring.encode(), &[]).unwrap();
+    caller.push(Entry::ping(caller.lane(0)));
+    assert!(caller.finish(0).await.end.is_some());
+    let flood = async {
+        while caller.control.send(&Message::Ring.encode(), &[]).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(flood).await;
+    assert_eq!(caller.goodbye().await.code, Code::ViolationControl);
+}
+
+#[tokio::test]
+async fn rings_for_nothing_mute_the_bell_and_not_the_session() {
+    let served = served(|_| {}).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    for round in 0..5 {
+        for _ in 0..200 {
+            caller.ringer.ring().unwrap();
+            tokio::task::yield_now().await;
+        }
+        caller.push(Entry::ping(caller.lane(0)));
+        assert!(caller.finish(0).await.end.is_some(), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_name_their_reason() {
+    let served = served(|config| config.allow = Allow::nobody()).await;
+    let refused = Caller::try_attach(&served.socket, small()).await.err().unwrap();
+    assert_eq!(refused.code, Code::NotAllowed);
+    assert!(refused.text.contains(&format!("uid {}", own_uid())), "{}", refused.text);
+
+    let served = self::served(|_| {}).await;
+    let control = Control::connect(&served.socket).unwrap();
+    let hello = Hello::caller(Geometry::default(), 0);
+    let mut datagram = Message::Hello(hello).encode();
+    datagram[4..8].copy_from_slice(&(ABI_VERSION + 41).to_le_bytes());
+    control.send(&datagram, &[]).unwrap();
+    let Some((Message::Refused(refused), _)) = soon(hear(&control)).await else { panic!() };
+    assert_eq!(refused.code, Code::Abi);
+    assert!(refused.text.contains("version 42"), "{}", refused.text);
+
+    let control = Control::connect(&served.socket).unwrap();
+    control.send(b"GET / HTTP/1.1\r\n\r\n", &[]).unwrap();
+    let Some((Message::Refused(refused), _)) = soon(hear(&control)).await else { panic!() };
+    assert_eq!(refused.code, Code::BadHello);
+    until(|| served.broker.snapshot().refusals.len() == 2).await;
+    served.at_rest().await;
+}
+
+#[tokio::test]
+async fn who_never_says_hello_is_refused_in_time() {
+    let served = served(|config| config.hello = std::time::Duration::from_millis(50)).await;
+    let control = Control::connect(&served.socket).unwrap();
+    let Some((Message::Refused(refused), _)) = soon(hear(&control)).await else { panic!() };
+    assert_eq!(refused.code, Code::BadHello);
+    assert!(soon(hear(&control)).await.is_none());
+    served.at_rest().await;
+}
+
+#[tokio::test]
+async fn quotas_are_refused_by_name_and_come_back() {
+    let served = served(|config| {
+        config.quotas.sessions = 2;
+        config.quotas.segment_bytes = 3 * small().session_bytes();
+    })
+    .await;
+    for _ in 0..3 {
+        let _first = Caller::attach(&served.socket).await;
+        let large = Geometry::new(4, 4096, 1 << 20).unwrap();
+        let refused = Caller::try_attach(&served.socket, large).await.err().unwrap();
+        assert_eq!(refused.code, Code::QuotaExceeded);
+        assert!(refused.text.contains("segment bytes"), "{}", refused.text);
+        let _second = Caller::attach(&served.socket).await;
+        let refused = Caller::try_attach(&served.socket, small()).await.err().unwrap();
+        assert!(refused.text.contains("sessions, the limit is 2"), "{}", refused.text);
+        drop((_first, _second));
+        served.at_rest().await;
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_rate_are_refused() {
+    let served = served(|config| config.quotas.connects_per_s = 2).await;
+    let (mut attached, mut refused) = (0, 0);
+    for _ in 0..6 {
+        match Caller::try_attach(&served.socket, small()).await {
+            Ok(_) => attached += 1,
+            Err(why) if why.text.contains("connections per second") => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(attached >= 2 && refused >= 1, "{attached} attached, {refused} refused");
+}
+
+#[tokio::test]
+async fn exchanges_beyond_the_quota_are_refused_on_their_lane() {
+    let served = served(|config| config.quotas.exchanges = 0).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    let id = caller.chat(0, "tiny");
+    let got = caller.finish(0).await;
+    assert_eq!(got.code(), Code::QuotaExceeded);
+    assert!(got.message().contains("exchanges in flight, the limit is 0"), "{}", got.message());
+    assert!(caller.loan_is_back(0, id));
+    caller.push(Entry::ping(caller.lane(1)));
+    assert_eq!(caller.finish(1).await.code(), Code::QuotaExceeded);
+}
+
+#[tokio::test]
+async fn requests_that_no_route_or_rule_takes_are_refused_with_a_reason() {
+    let provider = Provider::of(vec![]).await;
+    let mut guarded = route("guarded", "local");
+    guarded.allow = Some(Allow::nobody().uid(own_uid().wrapping_add(1)));
+    let endpoints = vec![common::endpoint("local", &provider)];
+    let table = RouteTable::new(vec![route("tiny", "local"), guarded], endpoints).unwrap();
+    let config = {
+        let mut config = BrokerConfig::default();
+        config.body_bytes_max = 100;
+        config
+    };
+    let served = Served::start(config, table);
+    let mut caller = Caller::attach(&served.socket).await;
+
+    caller.chat(0, "tinny");
+    let got = caller.finish(0).await;
+    assert_eq!(got.code(), Code::UnknownRoute);
+    assert!(got.message().contains(r#"the nearest of 2 is "tiny""#), "{}", got.message());
+    assert!(got.message().contains("(rm-"), "{}", got.message());
+
+    caller.chat(0, "guarded");
+    assert_eq!(caller.finish(0).await.code(), Code::NotAllowed);
+
+    caller.request(0, Mode::Deltas, b"\x01\x00\xff\xff", b"");
+    assert_eq!(caller.finish(0).await.code(), Code::InvalidHead);
+
+    caller.request(0, Mode::Deltas, &head("tiny"), &[b'x'; 101]);
+    let got = caller.finish(0).await;
+    assert_eq!(got.code(), Code::BodyTooLarge);
+    assert!(got.message().contains("101 bytes"), "{}", got.message());
+
+    let past = Some(1);
+    caller.request_until(0, Mode::Deltas, &head("tiny"), b"", past);
+    assert_eq!(caller.finish(0).await.code(), Code::DeadlineExceeded);
+    assert_eq!(provider.seen.requests.load(SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counters_can_be_read_by_name() {
+    let name = format!("ringmain-test-{}-broker", std::process::id());
+    let mut served = served(|config| config.counters = Some(name.clone())).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    caller.push(Entry::ping(caller.lane(0)));
+    caller.finish(0).await;
+    let is_there = || {
+        let Ok(snapshot) = Snapshot::read(&name) else { return false };
+        let row = snapshot.session_rows.first();
+        row.is_some_and(|row| row.uid == own_uid() && row.pid == std::process::id())
+            && (snapshot.sessions, snapshot.exchanges_total, snapshot.ended) == (1, 1, 1)
+            && snapshot.endpoints[0].name == "local"
+            && snapshot.epoch == caller.welcome.epoch
+    };
+    until(is_there).await;
+    served.drain();
+    served.ended().await;
+    assert!(Snapshot::read(&name).is_err(), "the segment goes with its broker");
+}
+
+#[tokio::test]
+async fn closing_the_broker_closes_the_sessions() {
+    let mut served = served(|_| {}).await;
+    let mut caller = Caller::attach(&served.socket).await;
+    served.drain();
+    let report = served.ended().await;
+    assert_eq!((report.in_flight, report.cut, report.sessions), (0, 0, 1));
+    assert_eq!(caller.goodbye().await.code, Code::Drained);
+    assert!(Control::connect(&served.socket).is_err());
+    assert!(served.broker.is_at_rest());
+    assert_eq!(caller.next(0).map(|(header, _)| header.kind), None::<u8>, "{:?}", Kind::End);
+}

@@ -1,4 +1,5 @@
 //! The binary as a user meets it: exit status, what it prints, what it says when it cannot.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

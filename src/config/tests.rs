@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringmain_upstream::{Http2, KeySource, UsageSplice};
 
+use super::broker::WaitMode;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<String>> {

@@ -1,8 +1,9 @@
 //! What one consumer process counts, and how it knows that every token arrived intact.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
+use ringmain_shm::monotonic_ns;
 use ringmain_sim::text::{expected_text, split_stamp};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +65,8 @@ impl StreamWatch {
 
     /// Takes one token as it arrived, its time of sending in front.
     pub fn token(&mut self, stamped: &str) {
-        let now_ns = realtime_ns();
+        // The provider stamps with the same clock, which all processes of a host share.
+        let now_ns = monotonic_ns();
         if self.tally.tokens == 0 {
             self.tally.first_token_ns.push(self.begun.elapsed().as_nanos() as u64);
         }
@@ -128,11 +130,6 @@ fn own_usage() -> (u64, u64) {
         let cpu_us = cpu.tv_sec() * 1_000_000 + cpu.tv_usec();
         (cpu_us as u64 * 1_000, usage.voluntary_context_switches() as u64)
     })
-}
-
-/// The clock that the provider stamps tokens with.
-fn realtime_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_nanos() as u64)
 }
 
 #[cfg(test)]

@@ -146,7 +146,9 @@ impl Watch {
 
     fn finish(self, outcome: Result<(), String>) -> Tally {
         let rest = self.stream.tokens() % PROGRESS_TOKENS;
-        let _ = writeln!(io::stdout().lock(), "+{rest}");
+        if rest > 0 {
+            let _ = writeln!(io::stdout().lock(), "+{rest}");
+        }
         self.stream.finish(outcome)
     }
 }

@@ -387,3 +387,18 @@ fn a_dropped_provider_is_gone() {
     drop(provider);
     assert!(std::net::TcpStream::connect(addr).is_err());
 }
+
+#[test]
+fn a_provider_serves_on_a_thread_of_its_callers() {
+    use std::io::Write;
+    let mut asked = false;
+    let ready = |addr| {
+        // The kernel takes the connection before anybody serves it.
+        let mut stream = std::net::TcpStream::connect(addr).unwrap();
+        stream.write_all(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        asked = true;
+    };
+    let done = async {};
+    ringmain_sim::provider::run_until(ProviderConfig::default(), ready, done).unwrap();
+    assert!(asked);
+}

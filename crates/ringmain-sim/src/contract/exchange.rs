@@ -55,17 +55,12 @@ fn terminal(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
 /// 3: no call outlives its deadline. 15: deadlines are absolute, so none fires early either.
 fn deadline(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
     let Some(deadline) = caller.deadline_ns else { return };
-    let limit = deadline + case.bounds.deadline_ns + case.bounds.slack_ns;
-    // What a process does after it was told, or after it was stopped itself, is its own affair.
-    if let Some(returned) = caller.returned_ns
-        && returned.max(caller.ended_ns().unwrap_or(0))
-            > limit.max(caller.submitted_ns + limit - deadline)
-    {
-        found.add(
-            3,
-            caller,
-            format_args!("returned {} after its deadline", ms(returned - deadline)),
-        );
+    let patience = case.bounds.deadline_ns + case.bounds.slack_ns;
+    // A call whose deadline has passed already is to be told at once.
+    let limit = deadline.max(caller.submitted_ns).saturating_add(patience);
+    let last = caller.returned_ns.max(caller.ended_ns());
+    if let Some(last) = last.filter(|&last| last > limit) {
+        found.add(3, caller, format_args!("ended {} after its deadline", ms(last - deadline)));
     }
     let is_deadline = caller.error_code() == Some(Code::DeadlineExceeded);
     if let Some(ended) = caller.ended_ns().filter(|_| is_deadline)
@@ -74,8 +69,7 @@ fn deadline(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
         let early = ms(deadline - ended);
         found.add(15, caller, format_args!("DeadlineExceeded {early} before the deadline"));
     }
-    let too_late = |arrived: u64| arrived > limit;
-    if case.attempts(caller).iter().any(|attempt| too_late(attempt.arrived_ns)) {
+    if case.attempts(caller).iter().any(|attempt| attempt.arrived_ns > limit) {
         found.add(15, caller, "the provider was called after the deadline");
     }
 }

@@ -1,5 +1,7 @@
 //! Everything that was recorded of one run.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, BufRead};
 use std::path::PathBuf;
 
@@ -125,26 +127,27 @@ impl History {
     /// # Errors
     /// Those of the reader, and a line in the middle that is not a record.
     pub fn add_callers(&mut self, lines: impl BufRead) -> io::Result<()> {
+        let mut places: HashMap<(u64, String), usize> = HashMap::new();
         let mut torn: Option<serde_json::Error> = None;
         for line in lines.lines() {
             if let Some(error) = torn {
                 return Err(error.into());
             }
-            match serde_json::from_str::<CallerRecord>(&line?) {
-                Ok(record) => self.add_caller(record),
-                Err(error) => torn = Some(error),
+            let record = match serde_json::from_str::<CallerRecord>(&line?) {
+                Ok(record) => record,
+                Err(error) => {
+                    torn = Some(error);
+                    continue;
+                }
+            };
+            match places.entry((record.process, record.id.clone())) {
+                Entry::Occupied(place) => self.callers[*place.get()] = record,
+                Entry::Vacant(place) => {
+                    place.insert(self.callers.len());
+                    self.callers.push(record);
+                }
             }
         }
         Ok(())
-    }
-
-    /// Adds one record, in place of an earlier one of the same exchange.
-    pub fn add_caller(&mut self, record: CallerRecord) {
-        let same = |old: &CallerRecord| (old.process, &old.id) == (record.process, &record.id);
-        // From the end: the earlier line of an exchange is nearly always among the last few.
-        match self.callers.iter().rposition(same) {
-            Some(at) => self.callers[at] = record,
-            None => self.callers.push(record),
-        }
     }
 }

@@ -8,11 +8,12 @@ use super::history::Drain;
 use super::record::{CallerRecord, End};
 
 pub(super) fn judge(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
+    // A process killed inside the call has no answer on record, and may have published all the same.
+    death(case, caller, found);
     if !is_accepted(caller) {
         return;
     }
     cancel(case, caller, found);
-    death(case, caller, found);
     broker_death(case, caller, found);
     for drain in case.history.drains.iter().filter(|drain| drain.epoch == caller.epoch) {
         drained(case, drain, caller, found);

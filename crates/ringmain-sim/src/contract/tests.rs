@@ -318,6 +318,9 @@ fn contract_11_a_death_gives_everything_back() {
     };
     assert_eq!(check(&death(START + 900 * MS)), []);
     finds(11, &death(START + 1200 * MS));
+    let mut inside = death(START + 1200 * MS);
+    inside.callers[2].returned = Returned::Nothing;
+    finds(11, &inside);
     let gauge = Gauge { name: "exchanges".to_owned(), rest: 0, value: 1 };
     finds(11, &spoiled(|history| history.gauges.push(gauge)));
 }

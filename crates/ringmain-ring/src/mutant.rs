@@ -1,6 +1,6 @@
 //! Faults that the model checks switch on to prove that they would be seen.
 //!
-//! Outside `cfg(loom)` [`is`] is a constant `false` and leaves nothing in the code. Under loom one
+//! Outside the model checks [`is`] is a constant `false` and leaves nothing in the code. In them one
 //! fault is chosen per process by the variable `RINGMAIN_MUTANT`.
 
 /// A rule of the protocol, broken.
@@ -37,26 +37,26 @@ pub(crate) enum Mutant {
     CancelByLane,
     TerminalCursorKept,
     // What the models themselves do in the place of a session.
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     OneLaneLook,
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     BellOmitsStarved,
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     LateWaker,
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     EarlyReturn,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 #[inline(always)]
 pub(crate) const fn is(_: Mutant) -> bool {
     false
 }
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 pub(crate) use chosen::{CHOICE, chosen, is};
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 mod chosen {
     use std::sync::OnceLock;
 

@@ -57,10 +57,10 @@ fn sleep_and_read(small: &Small, writers: usize, frames: u8, bell: &Doorbell) {
 
 #[test]
 fn loom_armed_one_writer() {
-    armed("armed, 1 writer", 100, None, 1, 2);
+    armed("armed, 1 writer", 100_000, None, 1, 2);
 }
 
 #[test]
 fn loom_armed_two_writers() {
-    armed("armed, 2 writers, 2 lanes, 1 bell", 500, Some(4), 2, 1);
+    armed("armed, 2 writers, 2 lanes, 1 bell", 100_000, Some(4), 2, 1);
 }

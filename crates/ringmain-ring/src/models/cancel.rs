@@ -58,7 +58,7 @@ fn answer(small: &Small, geometry: Geometry) {
 
 #[test]
 fn loom_cancel_and_lane_reuse() {
-    check("cancel against terminal and lane reuse", 100, None, || {
+    check("cancel against terminal and lane reuse", 65_000, None, || {
         let geometry = Geometry::new(2, 4096, 65536).unwrap();
         let small = Small::new(SIZES);
         let responder = small.clone();
@@ -74,7 +74,7 @@ const RESERVED: Sizes = Sizes { lines: 8, quarter: 2, reserve: 3, terminal: 2 };
 /// A writer that fills its lane and ends, without ever waiting for its reader.
 #[test]
 fn loom_terminal_reserve() {
-    check("terminal reserve", 100, Some(4), || {
+    check("terminal reserve", 22_000, Some(4), || {
         let small = Small::new(RESERVED);
         let (mut writer, mut reader) = (small.writer(0), small.reader(0));
         let write_all = move || {

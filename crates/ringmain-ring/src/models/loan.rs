@@ -19,7 +19,7 @@ const REQUESTED: usize = LINE_BYTES;
 
 #[test]
 fn loom_loan() {
-    check("loan", 100, None, || {
+    check("loan", 140_000, None, || {
         let geometry = Geometry::new(2, 4096, 65536).unwrap();
         let lane = geometry.lane(0).unwrap();
         let caller = LoomMemory::new(CALLER_LINES);

@@ -90,12 +90,12 @@ fn end_to_end(name: &str, floor: usize, reading: Reading) {
 
 #[test]
 fn loom_end_to_end() {
-    end_to_end("end to end, both asleep", 500, Reading::Borrowed);
+    end_to_end("end to end, both asleep", 35_000, Reading::Borrowed);
 }
 
 #[test]
 fn loom_end_to_end_copied() {
-    end_to_end("end to end, copied", 500, Reading::Copied);
+    end_to_end("end to end, copied", 40_000, Reading::Copied);
 }
 
 /// One party in two sessions: it calls in one and answers in the other, and has one bell for both.
@@ -159,7 +159,7 @@ impl Party {
 
 #[test]
 fn loom_role_swap() {
-    check("role swap", 500, Some(3), || {
+    check("role swap", 5_000, Some(3), || {
         let (one, two) = (Small::new(SIZES), Small::new(SIZES));
         let (bell, other) = (Doorbell::new(), Doorbell::new());
         let application = Party::new(&one, &two, Reading::Borrowed);

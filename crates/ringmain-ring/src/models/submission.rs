@@ -9,7 +9,7 @@ use crate::{SubmissionReader, SubmissionWriter};
 
 #[test]
 fn loom_submission() {
-    check("submission", 100, None, || {
+    check("submission", 700, None, || {
         let geometry = Geometry::new(1, 4096, 65536).unwrap();
         let lane = geometry.lane(0).unwrap();
         let memory = LoomMemory::new(CALLER_LINES);

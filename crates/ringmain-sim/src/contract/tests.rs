@@ -169,6 +169,27 @@ fn events_and_bodies_are_compared_too() {
 }
 
 #[test]
+fn a_whole_answer_is_known_by_its_hash() {
+    let body = b"{\"data\":[]}";
+    let record = |sent: &[u8]| {
+        let mut recorder = recorder("v", 1, 0);
+        recorder.record().mode = Mode::Body;
+        recorder.content(FrameKind::Body, 0, body);
+        recorder.end(Some(body.len() as u64));
+        let mut provider = served("v", 0);
+        let plan = provider.plan.as_mut().unwrap();
+        (plan.api, plan.stream) = (crate::plan::Api::Embeddings, false);
+        provider.answer_hash = Some(crate::text::hash_on(crate::text::HASH_EMPTY, sent));
+        provider.bytes_sent = sent.len() as u64;
+        let (callers, provider) = (vec![timed(recorder)], vec![provider]);
+        History { callers, provider, ..History::default() }
+    };
+    assert_eq!(check(&record(body)), []);
+    finds(8, &record(b"{\"data\":{}}"));
+    finds(8, &record(b"{}"));
+}
+
+#[test]
 fn contract_01_nothing_comes_of_a_refused_submission() {
     finds(1, &spoiled(|history| history.callers[0].returned = Returned::Refused(52)));
 }

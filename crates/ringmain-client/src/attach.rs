@@ -69,7 +69,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_
 pub(crate) fn attach(config: &Config, deadline_ns: Option<u64>) -> Result<Attachment> {
     let mut patience = Patience::new(config, deadline_ns);
     loop {
-        let attempt = Knock::knock(config).and_then(|knock| knock.wait_blocking(patience.until_ns));
+        let attempt = Knock::send(config).and_then(|knock| knock.wait_blocking(patience.until_ns));
         match attempt {
             Ok(attachment) => return Ok(attachment),
             Err(error) => thread::sleep(patience.wait_after(error)?),
@@ -81,7 +81,7 @@ pub(crate) fn attach(config: &Config, deadline_ns: Option<u64>) -> Result<Attach
 
 impl Knock {
     /// Connects to the first socket that answers and says Hello.
-    pub(crate) fn knock(config: &Config) -> Result<Knock> {
+    pub(crate) fn send(config: &Config) -> Result<Knock> {
         let control = connect(config)?;
         let io = |error| lost("the broker's socket failed", error);
         let peer = control.peer(&config.compat).map_err(io)?;

@@ -153,6 +153,11 @@ impl Client {
         crate::hub::submit(self.pool()?, request, body).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn pretend_fork(&self) {
+        self.pool.fork.wipe();
+    }
+
     /// The pool of this process.
     // Bound: one step per generation of forks.
     fn pool(&self) -> Result<&Arc<Pool>> {

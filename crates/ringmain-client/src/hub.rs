@@ -181,7 +181,7 @@ async fn attach_async(config: &Config, deadline_ns: Option<u64>) -> Result<Attac
 }
 
 async fn knock_async(config: &Config, until_ns: u64) -> Result<Attachment> {
-    let knock = Knock::knock(config)?;
+    let knock = Knock::send(config)?;
     let control = knock.control.try_clone_fd().and_then(Readiness::new).map_err(watch_error)?;
     loop {
         if let Some((welcome, fds)) = knock.answer()? {
@@ -234,7 +234,7 @@ impl HubHandle {
     fn start(hub: Hub, runtime: &Runtime, charge: Charge) -> Result<HubHandle> {
         let ends = Ends::new(&hub.attachment).map_err(watch_error)?;
         let hub = Arc::new(hub);
-        let task = runtime.spawn(react(Arc::clone(&hub), ends)).abort_handle();
+        let task = runtime.spawn(react(EndGuard(Arc::clone(&hub)), ends)).abort_handle();
         Ok(HubHandle { hub: Some(hub), task, _charge: charge })
     }
 
@@ -478,8 +478,8 @@ impl Drop for EndGuard {
     }
 }
 
-async fn react(hub: Arc<Hub>, ends: Ends) {
-    let guard = EndGuard(hub);
+/// The guard comes from outside: a task that is never polled runs none of its own code.
+async fn react(guard: EndGuard, ends: Ends) {
     let hub = &guard.0;
     let mut woken = Vec::new();
     loop {

@@ -22,6 +22,8 @@ mod reply;
 mod request;
 mod session;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "tokio")]
 pub use async_stream::AsyncStream;

@@ -132,42 +132,36 @@ impl From<Instant> for Deadline {
 macro_rules! forward_settings {
     () => {
         /// A further header field for the provider; the name in lower case.
-        #[must_use]
         pub fn header(mut self, name: &'a str, value: &'a str) -> Self {
             self.request = self.request.header(name, value);
             self
         }
 
         /// Key under which the provider recognizes a repetition.
-        #[must_use]
         pub fn idempotency_key(mut self, key: &'a str) -> Self {
             self.request = self.request.idempotency_key(key);
             self
         }
 
         /// What the frames of the answer carry.
-        #[must_use]
         pub fn mode(mut self, mode: Mode) -> Self {
             self.request = self.request.mode(mode);
             self
         }
 
         /// Whether doing it twice does no harm; unsaid, the API path decides.
-        #[must_use]
         pub fn idempotent(mut self, harmless: bool) -> Self {
             self.request = self.request.idempotent(harmless);
             self
         }
 
         /// Not from a cache.
-        #[must_use]
         pub fn bypass_cache(mut self) -> Self {
             self.request = self.request.bypass_cache();
             self
         }
 
         /// When the exchange must be over: a `Duration` from now or an `Instant`.
-        #[must_use]
         pub fn deadline(mut self, deadline: impl Into<Deadline>) -> Self {
             self.request = self.request.deadline(deadline);
             self

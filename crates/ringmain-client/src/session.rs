@@ -142,6 +142,11 @@ impl Session {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn pretend_fork(&self) {
+        self.links.iter().for_each(|link| link.attachment().fork.wipe());
+    }
+
     #[cold]
     fn forget_links(&mut self) {
         mem::forget(mem::take(&mut self.links));
@@ -243,7 +248,6 @@ impl Session {
     /// # Errors
     /// Whatever ended the exchange, once; `None` follows. A deadline ends the call by itself,
     /// whatever the broker does.
-    #[expect(clippy::should_implement_trait, reason = "a lending iterator is no Iterator")]
     pub fn next(&mut self, exchange: Exchange) -> Result<Option<Item<'_>>> {
         match self.await_ready(exchange)? {
             Some((index, ready)) => self.links[index].take(exchange.lane, ready).map(Some),

@@ -82,6 +82,11 @@ impl Stream {
         self.session.as_ref().and_then(|session| session.age(self.exchange)).unwrap_or_default()
     }
 
+    #[cfg(test)]
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        self.session.as_mut().unwrap()
+    }
+
     /// Sleeps of the session behind this stream since it was attached.
     pub fn sleeps(&self) -> u64 {
         self.session.as_ref().map_or(0, Session::sleeps)

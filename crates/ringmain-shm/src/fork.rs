@@ -39,6 +39,12 @@ impl ForkMark {
         self.word().load(Ordering::Relaxed) != PARENT
     }
 
+    /// Makes this process look like a forked child from now on. For tests of those who keep marks.
+    #[doc(hidden)]
+    pub fn wipe(&self) {
+        self.word().store(0, Ordering::Relaxed);
+    }
+
     #[inline]
     fn word(&self) -> &AtomicU64 {
         // SAFETY: the first word of a page that lives as long as `self`, aligned because a page is,

@@ -71,8 +71,7 @@ pub(crate) fn of_body(error: reqwest::Error) -> UpstreamError {
 
 /// A failed handshake is an I/O error that the system knows nothing of.
 fn is_tls(error: &reqwest::Error) -> bool {
-    let io = find::<io::Error>(error);
-    io.is_some_and(|io| {
+    chain(error).filter_map(|error| error.downcast_ref::<io::Error>()).any(|io| {
         let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
         io.raw_os_error().is_none() && kinds.contains(&io.kind())
     })
@@ -85,24 +84,21 @@ fn is_unprocessed(error: &reqwest::Error) -> bool {
     })
 }
 
-/// The first error of this type in the chain.
+/// The error and everything that caused it. An I/O error gives its cause away as `get_ref` only.
+/// Bound: each error owns its cause, so the chain is finite.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+}
+
 fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    // Bound: the length of the chain, which is finite by its construction.
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    chain(error).find_map(|error| error.downcast_ref())
 }
 
 /// What the innermost error says.
-fn root(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    cut(&innermost.to_string(), 200).to_owned()
+fn root(error: &(dyn Error + 'static)) -> String {
+    let innermost = chain(error).last().map(ToString::to_string).unwrap_or_default();
+    cut(&innermost, 200).to_owned()
 }

@@ -1,7 +1,7 @@
 //! Faults that the model checks switch on to prove that they would be seen.
 //!
-//! Outside the model checks [`is`] is a constant `false` and leaves nothing in the code. In them one
-//! fault is chosen per process by the variable `RINGMAIN_MUTANT`.
+//! Outside the model checks [`is`] is a constant `false` and leaves nothing in the code. In them,
+//! one fault is chosen per process by the variable `RINGMAIN_MUTANT`.
 
 /// A rule of the protocol, broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

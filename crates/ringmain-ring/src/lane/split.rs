@@ -34,7 +34,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_make_progress(bytes in prop::collection::vec(any::<u8>(), 1..60), bytes_max in 1usize..40) {
+        fn any_bytes_make_progress(
+            bytes in prop::collection::vec(any::<u8>(), 1..60),
+            bytes_max in 1usize..40,
+        ) {
             for kind in [Kind::Reasoning, Kind::Body] {
                 let cut = first_piece(kind, &bytes, bytes_max);
                 prop_assert!(cut > 0 && cut <= bytes_max.min(bytes.len()));

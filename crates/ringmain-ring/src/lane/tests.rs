@@ -185,7 +185,10 @@ proptest! {
 
     /// A full lane always takes the longest terminal frame, wherever it is full.
     #[test]
-    fn a_terminal_always_has_room(start in starts(), sizes in prop::collection::vec(0usize..993, 1..90)) {
+    fn a_terminal_always_has_room(
+        start in starts(),
+        sizes in prop::collection::vec(0usize..993, 1..90),
+    ) {
         let mut world = World::open(start);
         let mut frames = 0;
         for bytes in sizes {

@@ -52,9 +52,13 @@ impl Record {
         self.is_dispatched = true;
     }
 
-    /// A content frame was written.
-    pub fn content(&mut self, bytes: usize) {
+    /// Content came, in the sense of retries and time limits: no mere sign of life.
+    pub fn had_content(&mut self) {
         self.first_content.get_or_insert_with(Instant::now);
+    }
+
+    /// A frame of a content kind was written.
+    pub fn delivered(&mut self, bytes: usize) {
         self.frames += 1;
         self.bytes += bytes as u64;
     }

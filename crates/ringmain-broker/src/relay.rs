@@ -80,9 +80,12 @@ impl<E: Egress> Relay<'_, E> {
                 self.write(Kind::Head, 0, &head).await?;
             }
             self.write(piece.kind, piece.choice, piece.payload).await?;
+            if piece.kind.is_content() {
+                self.record.delivered(piece.payload.len());
+            }
             if piece.content {
                 had_content = true;
-                self.record.content(piece.payload.len());
+                self.record.had_content();
             }
         }
         Ok(had_content)

@@ -139,6 +139,11 @@ impl Task {
             self.take(id, &entry).map_err(Ending::Violation)?;
             taken += 1;
         }
+        if taken == 0 && self.io.submissions.is_overrun() {
+            // Nothing could ever be read from this ring again.
+            let text = "the submission ring holds what no caller writes there";
+            return Err(Ending::Violation(Violation::new(Code::ViolationEntry, text)));
+        }
         let cursor = |error| Ending::Violation(Violation::new(Code::ViolationCursor, error));
         let fed = self.session.feed_starved().map_err(cursor)?;
         if taken > 0 {

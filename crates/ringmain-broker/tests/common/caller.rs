@@ -167,12 +167,19 @@ impl Caller {
     /// Collects an exchange to its terminal.
     pub async fn finish(&mut self, lane: u32) -> Got {
         let mut got = Got::default();
-        let mut is_ended = false;
-        until(|| {
-            while let Some((header, payload)) = self.next(lane) {
-                is_ended |= got.take(&header, payload);
+        soon(async {
+            let mut idle_looks = 0;
+            loop {
+                match self.next(lane) {
+                    Some((header, payload)) if got.take(&header, &payload) => return,
+                    Some(_) => idle_looks = 0,
+                    None if idle_looks < 50 => {
+                        idle_looks += 1;
+                        tokio::task::yield_now().await;
+                    }
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
             }
-            is_ended
         })
         .await;
         assert!(self.next(lane).is_none(), "nothing follows a terminal");
@@ -199,15 +206,15 @@ impl Caller {
 }
 
 impl Got {
-    fn take(&mut self, header: &FrameHeader, payload: Vec<u8>) -> bool {
+    fn take(&mut self, header: &FrameHeader, payload: &[u8]) -> bool {
         match Kind::from_number(header.kind).unwrap() {
-            Kind::End => self.end = Some(EndFrame::parse(&payload).unwrap().bytes),
+            Kind::End => self.end = Some(EndFrame::parse(payload).unwrap().bytes),
             Kind::Error => {
-                let frame = ErrorFrame::parse(&payload).unwrap();
+                let frame = ErrorFrame::parse(payload).unwrap();
                 self.error = Some((frame.code, frame.message.to_owned()));
             }
             kind => {
-                self.frames.push((kind, payload));
+                self.frames.push((kind, payload.to_vec()));
                 return false;
             }
         }

@@ -16,7 +16,9 @@ use ringmain_upstream::{Endpoint, EndpointConfig, UsageSplice};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+#[allow(unused_imports)]
 pub use caller::{Caller, Got};
+#[allow(unused_imports)]
 pub use provider::{Provider, Step};
 
 /// Nothing in these tests takes this long unless it hangs.

@@ -15,6 +15,7 @@ use ringmain_upstream::Endpoint;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Ledger;
+use crate::allow::Identity;
 use crate::config::BrokerConfig;
 use crate::counters::{EndpointRow, Live, Segment, SessionRow, Snapshot, State};
 use crate::drain::{self, DrainReport};
@@ -25,6 +26,7 @@ use crate::record::Record;
 use crate::relay::Ended;
 use crate::routes::RouteTable;
 use crate::session::{Bells, Session};
+use crate::stop::StopCause;
 
 /// Refused connections that may wait for their Hello at once; further ones are closed at once.
 const REFUSALS_MAX: usize = 256;
@@ -71,10 +73,11 @@ pub(crate) enum Phase {
     Closing = 2,
 }
 
-/// Keeps a session in the broker's list for as long as its task runs, however that ends.
+/// Keeps a session in the broker's list for as long as its task runs, however that ends; then
+/// nothing of it runs on.
 pub(crate) struct Listed {
     broker: Arc<Broker>,
-    id: u64,
+    session: Arc<Session>,
 }
 
 impl Broker {
@@ -259,7 +262,9 @@ impl Broker {
         self.sessions.lock().insert(session.id, session.clone());
         self.live.sessions_total.fetch_add(1, Relaxed);
         self.live.touch();
-        Listed { broker: self.clone(), id: session.id }
+        let Identity { uid, pid, .. } = session.peer;
+        tracing::info!(session = session.id, uid, pid, "session attached");
+        Listed { broker: self.clone(), session: session.clone() }
     }
 
     /// Counts how an exchange ended.
@@ -322,7 +327,8 @@ impl Broker {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.broker.sessions.lock().remove(&self.id);
+        self.session.stop_all(StopCause::SessionClosed);
+        self.broker.sessions.lock().remove(&self.session.id);
         self.broker.changed.notify_waiters();
         self.broker.live.touch();
     }

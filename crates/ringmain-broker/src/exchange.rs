@@ -89,6 +89,7 @@ pub(crate) fn start(
         Err(failure) => {
             broker.live().refused(failure.code);
             egress.finish(Kind::Error, &failure.payload(id, 0, 0));
+            Record::new().tell(session, id, Some(failure.code));
             return Ok(());
         }
     };

@@ -1,5 +1,7 @@
 //! Sessions over a real socket, without an upstream: the handshake, refusals, pings, violations.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 mod common;
 
 use std::os::fd::AsFd;

@@ -1,5 +1,7 @@
 //! Streams from a provider on loopback through a broker to a caller.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 mod common;
 
 use std::sync::Arc;

@@ -40,7 +40,7 @@ pub enum PatternError {
 
 /// Patterns that are looked at for the nearest name. Bound: an unknown name costs at most
 /// this many distances of [`NEAREST_CHARS`] squared steps.
-const NEAREST_PATTERNS: usize = 256;
+const NEAREST_PATTERNS: usize = 64;
 /// Characters of a name that a distance looks at.
 const NEAREST_CHARS: usize = 64;
 

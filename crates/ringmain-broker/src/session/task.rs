@@ -1,9 +1,13 @@
 //! The session's own task: takes submissions, wakes lanes that have room again, sleeps on the
 //! bell, and ends when the peer hangs up, exits, misbehaves or the broker is done.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ringmain_policy::RateBucket;
@@ -12,6 +16,7 @@ use ringmain_shm::{Control, ReadMap, Readiness, WriteMap, monotonic_ns};
 use ringmain_wire::control::{Goodbye, Message};
 use ringmain_wire::limits::SUBMISSIONS_PER_TURN;
 use ringmain_wire::{Code, Entry, ExchangeId, Submission};
+use tokio::time::{Sleep, sleep};
 
 use super::Session;
 use crate::broker::{Broker, Phase};
@@ -42,8 +47,8 @@ pub(crate) struct SessionIo {
 pub(crate) enum BellEnd {
     Listening(Readiness),
     /// Deregistered for a while: its rings cost nothing.
-    Muted(std::os::fd::OwnedFd),
-    /// Only while one turns into the other.
+    Muted(OwnedFd, Pin<Box<Sleep>>),
+    /// Only while one turns into the other, or when that failed.
     Moving,
 }
 
@@ -81,7 +86,8 @@ pub(crate) async fn run(broker: Arc<Broker>, session: Arc<Session>, io: SessionI
         idle_wakes: 0,
         datagrams,
         told_draining: false,
-        is_hearing: false,
+        // What came with the Hello lies there without an edge of its own.
+        is_hearing: true,
     };
     let ending = task.serve().await;
     task.end(ending);
@@ -191,15 +197,24 @@ impl Task {
         self.io.submissions.is_ready() || self.session.feed_starved().unwrap_or(true)
     }
 
+    /// Sleeps until something rings. One poll covers everything: no waiter is queued and taken
+    /// out again for each source and each sleep.
     async fn sleep(&mut self) -> io::Result<Woken> {
-        let SessionIo { bell, control_ready, exited, .. } = &self.io;
-        tokio::select! {
-            biased;
-            rung = bell.wait() => rung,
-            ready = control_ready.readable() => ready.map(|()| Woken::Control),
-            ready = exited.readable() => ready.map(|()| Woken::Exited),
-            () = self.session.told() => Ok(Woken::Told),
-        }
+        let SessionIo { bell, control_ready, exited, .. } = &mut self.io;
+        let mut told = pin!(self.session.told());
+        poll_fn(|cx| {
+            if let Poll::Ready(rung) = bell.poll_rung(cx) {
+                return Poll::Ready(rung);
+            }
+            if let Poll::Ready(ready) = control_ready.poll_readable(cx) {
+                return Poll::Ready(ready.map(|()| Woken::Control));
+            }
+            if let Poll::Ready(ready) = exited.poll_readable(cx) {
+                return Poll::Ready(ready.map(|()| Woken::Exited));
+            }
+            told.as_mut().poll(cx).map(|()| Ok(Woken::Told))
+        })
+        .await
     }
 
     fn heed(&mut self, woken: Option<Woken>) -> Result<(), Ending> {
@@ -285,26 +300,24 @@ impl Task {
 }
 
 impl BellEnd {
-    async fn wait(&self) -> io::Result<Woken> {
+    fn poll_rung(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Woken>> {
         match self {
-            BellEnd::Listening(bell) => bell.readable().await.map(|()| Woken::Bell),
-            BellEnd::Muted(_) | BellEnd::Moving => {
-                tokio::time::sleep(MUTE).await;
-                Ok(Woken::Unmuted)
-            }
+            BellEnd::Listening(bell) => bell.poll_readable(cx).map_ok(|()| Woken::Bell),
+            BellEnd::Muted(_, over) => over.as_mut().poll(cx).map(|()| Ok(Woken::Unmuted)),
+            BellEnd::Moving => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn mute(&mut self) {
         *self = match std::mem::replace(self, BellEnd::Moving) {
-            BellEnd::Listening(bell) => BellEnd::Muted(bell.into_fd()),
+            BellEnd::Listening(bell) => BellEnd::Muted(bell.into_fd(), Box::pin(sleep(MUTE))),
             other => other,
         };
     }
 
     fn unmute(&mut self) -> io::Result<()> {
         *self = match std::mem::replace(self, BellEnd::Moving) {
-            BellEnd::Muted(fd) => BellEnd::Listening(Readiness::new(fd)?),
+            BellEnd::Muted(fd, _) => BellEnd::Listening(Readiness::new(fd)?),
             other => other,
         };
         Ok(())

@@ -222,9 +222,13 @@ fn what_was_not_asked_for_is_an_error_where_it_matters() {
             let read = decode(DecoderConfig::new(mode, CHAT, 200, kind), body);
             assert_eq!(read, ["ERROR UpstreamProtocol "], "{kind} {body}");
         }
+        // Bytes are bytes, but an event stream is one in every mode.
         let read = decode(DecoderConfig::new(Mode::Body, CHAT, 200, kind), body);
-        assert_eq!(read.last().unwrap(), "END []");
+        let end = if kind == SSE { "ERROR UpstreamProtocol " } else { "END []" };
+        assert_eq!(read.last().unwrap(), end);
     }
+    let cut = decode(DecoderConfig::new(Mode::Body, CHAT, 200, SSE), "data: {}\n\n");
+    assert_eq!(cut.last().unwrap(), "ERROR UpstreamTruncated ");
     let unnamed = format!("data: {STOP}\n\n");
     let read = decode(DecoderConfig::new(Mode::Deltas, CHAT, 200, "text/plain"), &unnamed);
     assert_eq!(read, ["END [(0, Stop)]"]);

@@ -4,7 +4,7 @@
 //!
 //! | answer | mode deltas | mode events | mode body |
 //! |---|---|---|---|
-//! | 2xx, chat or completion, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY |
+//! | 2xx, chat or completion, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY, by events |
 //! | 2xx, chat or completion, JSON | DELTA, REASONING, TOOL, USAGE | BODY | BODY |
 //! | 2xx, chat, completion or response, neither | `UpstreamProtocol` | `UpstreamProtocol` | BODY |
 //! | 2xx, any other API, event stream | EVENT | EVENT | BODY |
@@ -173,7 +173,13 @@ impl Decoder {
     pub fn new(config: DecoderConfig) -> Decoder {
         let Dialect::OpenAi = config.dialect;
         let dialect = Protocol::of(&config.path);
+        // The terminal marker of a known stream counts in every mode, so its events are read even
+        // where they are passed on as bytes.
+        let is_known = !matches!(dialect, Protocol::Other);
+        let is_stream = Media::of(&config.content_type) == Media::Events;
         let reading = match config.mode {
+            Mode::Body if !(200..300).contains(&config.status) => Reading::Verbatim,
+            Mode::Body if is_known && is_stream => Reading::Unknown,
             Mode::Body => Reading::Verbatim,
             Mode::Deltas if !(200..300).contains(&config.status) => Reading::Refusal(Vec::new()),
             Mode::Events if !(200..300).contains(&config.status) => Reading::Verbatim,
@@ -395,10 +401,11 @@ impl Decoder {
             return Ok(());
         };
         let Some(event) = sse.event() else { return Ok(()) };
-        let verbatim = self.config.mode == Mode::Events || !matches!(dialect, Protocol::Chat(_));
+        let verbatim = self.config.mode != Mode::Deltas || !matches!(dialect, Protocol::Chat(_));
+        let kind = if self.config.mode == Mode::Body { Kind::Body } else { Kind::Event };
         let Some(data) = event.data else {
             if verbatim {
-                queue.push_raw(false);
+                queue.push_raw(kind, false);
             }
             return Ok(());
         };
@@ -431,7 +438,7 @@ impl Decoder {
         if verbatim && !withheld {
             let content =
                 matches!(seen, Seen::Part { content: true } | Seen::Terminal { content: true });
-            queue.push_raw(content || seen == Seen::Torn);
+            queue.push_raw(kind, content || seen == Seen::Torn);
         }
         let error = (seen == Seen::Error).then(|| reported(&failure::read(data)));
         match seen {
@@ -458,7 +465,7 @@ impl Decoder {
     }
 
     fn finish(&mut self) {
-        if let Some(usage) = self.usage() {
+        if let Some(usage) = self.usage().filter(|_| self.config.mode != Mode::Body) {
             self.queue.push_usage(&usage);
         }
         self.ended = true;

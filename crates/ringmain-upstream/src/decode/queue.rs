@@ -71,8 +71,8 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    pub fn push_raw(&mut self, content: bool) {
-        self.push(Kind::Event, 0, content, Place::Raw);
+    pub fn push_raw(&mut self, kind: Kind, content: bool) {
+        self.push(kind, 0, content, Place::Raw);
     }
 
     pub fn push_chunk(&mut self) {

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ringmain_client::{ChatBody, Client, Error, Item, Mode, Request, ToolFrame};
+use ringmain_shm::monotonic_ns;
 use ringmain_sim::contract::{self, FrameKind, Recorder};
 
 use super::Load;
@@ -64,6 +65,7 @@ pub async fn run_async(client: &Client, load: &Load, number: u64) -> io::Result<
 /// An exchange while it runs.
 struct Watch<'a> {
     load: &'a Load,
+    number: u64,
     prompt: String,
     recorder: Recorder,
     contents: u64,
@@ -82,8 +84,8 @@ impl<'a> Watch<'a> {
             Mode::Body => contract::Mode::Body,
             _ => contract::Mode::Deltas,
         };
-        record.deadline_ns = load.deadline.map(|deadline| realtime_ns() + nanos(deadline));
-        Watch { load, prompt, recorder, contents: 0, cancelled: false }
+        record.deadline_ns = load.deadline.map(|deadline| monotonic_ns() + nanos(deadline));
+        Watch { load, number, prompt, recorder, contents: 0, cancelled: false }
     }
 
     fn request(&self) -> (Request<'a>, ChatBody<'a>) {
@@ -98,7 +100,7 @@ impl<'a> Watch<'a> {
     }
 
     fn accepted(&mut self) -> io::Result<()> {
-        self.recorder.accepted(0, 0, 0);
+        self.recorder.accepted(0, self.load.process, self.number);
         self.load.log.submitted(self.recorder.record())
     }
 
@@ -145,10 +147,6 @@ impl<'a> Watch<'a> {
     fn finish(self) -> io::Result<()> {
         self.load.log.finished(&self.recorder.finish())
     }
-}
-
-fn realtime_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos)
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use crate::body::{Body, BodyWriter};
-use crate::json::{Count, write_string};
+use crate::json::{Count, write_json_string};
 
 /// The JSON body of a streamed chat completion, written without a JSON library and without a
 /// buffer. It always asks for a stream and for its usage.
@@ -62,14 +62,14 @@ impl<'a> ChatBody<'a> {
     /// Those of `out`.
     pub fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(b"{\"model\":")?;
-        write_string(out, &self.model)?;
+        write_json_string(out, &self.model)?;
         out.write_all(b",\"messages\":[")?;
         for (at, (role, content)) in self.messages.iter().enumerate() {
             out.write_all(if at == 0 { b"{\"role\":" } else { b",{\"role\":" })?;
-            write_string(out, role)?;
+            write_json_string(out, role)?;
             out.write_all(b",\"content\":")?;
             match content {
-                Content::Text(text) => write_string(out, text)?,
+                Content::Text(text) => write_json_string(out, text)?,
                 Content::Json(json) => out.write_all(json.as_bytes())?,
             }
             out.write_all(b"}")?;
@@ -77,7 +77,7 @@ impl<'a> ChatBody<'a> {
         out.write_all(b"],\"stream\":true,\"stream_options\":{\"include_usage\":true}")?;
         for (name, json) in &self.params {
             out.write_all(b",")?;
-            write_string(out, name)?;
+            write_json_string(out, name)?;
             out.write_all(b":")?;
             out.write_all(json.as_bytes())?;
         }

@@ -4,9 +4,20 @@ use std::io::{self, Write};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Writes `text` as a JSON string, quotes included. Stretches that need no escape go out in one
-/// piece; everything beyond ASCII stays as it is, UTF-8 being JSON's encoding.
-pub(crate) fn write_string(out: &mut impl Write, text: &str) -> io::Result<()> {
+/// Writes `text` as a JSON string, quotes included: for bodies that are put together by hand.
+/// Stretches that need no escape go out in one piece; everything beyond ASCII stays as it is,
+/// UTF-8 being JSON's encoding.
+///
+/// ```
+/// let mut out = Vec::new();
+/// ringmain_client::write_json_string(&mut out, "a \"b\"\n")?;
+/// assert_eq!(out, br#""a \"b\"\n""#);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_json_string(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(b"\"")?;
     let bytes = text.as_bytes();
     let mut start = 0;
@@ -57,9 +68,9 @@ mod tests {
 
     fn json(text: &str) -> String {
         let mut out = Vec::new();
-        write_string(&mut out, text).unwrap();
+        write_json_string(&mut out, text).unwrap();
         let mut count = Count::default();
-        write_string(&mut count, text).unwrap();
+        write_json_string(&mut count, text).unwrap();
         assert_eq!(count.0, out.len() as u64);
         String::from_utf8(out).unwrap()
     }

@@ -35,6 +35,7 @@ pub use config::{Config, Wait};
 pub use discover::SOCKET_VARIABLE;
 pub use error::{Error, Result};
 pub use item::{Head, Item, OwnedItem, ToolCall};
+pub use json::write_json_string;
 pub use reply::{Choice, Reply};
 pub use request::{Deadline, Request};
 pub use session::{Exchange, Session};

@@ -263,7 +263,8 @@ impl Broker {
         self.live.sessions_total.fetch_add(1, Relaxed);
         self.live.touch();
         let Identity { uid, pid, .. } = session.peer;
-        tracing::info!(session = session.id, uid, pid, "session attached");
+        let bell = session.bell_kind();
+        tracing::info!(session = session.id, uid, pid, ?bell, "session attached");
         Listed { broker: self.clone(), session: session.clone() }
     }
 

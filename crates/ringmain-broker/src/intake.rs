@@ -77,3 +77,62 @@ impl Body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmain_shm::{Compat, PeerSegment, WriteMap};
+    use ringmain_wire::{Entry, Flags, Mode, Submission};
+
+    fn arena(head: &[u8], body: &[u8]) -> (ReadMap, Geometry, Request) {
+        let geometry = Geometry::new(1, 4096, 1 << 20).unwrap();
+        let bytes = geometry.caller_bytes();
+        let segment = PeerSegment::create("test", bytes, &Compat::default()).unwrap();
+        let caller = WriteMap::attach(segment.fd, bytes).unwrap();
+        let (lane, sizes) = (geometry.lane(0).unwrap(), (head.len() as u32, body.len() as u32));
+        let entry = Entry::request(lane, Mode::Body, Flags::NONE, None, 640, sizes.0, sizes.1);
+        let Ok(Submission::Request(request)) = Submission::parse(&entry, &geometry) else {
+            panic!("refused")
+        };
+        caller.copy_in(geometry.arena_offset() + request.head_offset() as usize, head);
+        caller.copy_in(geometry.arena_offset() + request.body_offset() as usize, body);
+        (segment.map, geometry, request)
+    }
+
+    #[test]
+    fn the_copy_of_a_head_is_what_was_written() {
+        let mut head = Vec::new();
+        RequestHead::new("tiny", "/embeddings").encode(&mut head).unwrap();
+        let (map, geometry, request) = arena(&head, b"");
+        let copy = HeadCopy::of(&map, &geometry, &request);
+        assert_eq!(copy.judge().unwrap().path, "/embeddings");
+        let (map, geometry, request) = arena(b"no head", b"");
+        let failure = HeadCopy::of(&map, &geometry, &request).judge().unwrap_err();
+        assert_eq!(failure.code, Code::InvalidHead);
+    }
+
+    /// What the HTTP client is given of an uninterpreted body are the bytes of the mapping.
+    #[test]
+    fn zero_copy_a_lent_body_lies_in_the_segment() {
+        let text: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        let (map, geometry, request) = arena(b"h", &text);
+        let body = Body::of(&map, &geometry, &request, None);
+        let (lent, copied) = (body.lent(), body.copied());
+        assert!(lent == text && copied == text);
+        let range = map.address_range();
+        assert!(range.contains(&lent.as_ptr().addr()));
+        assert!(range.contains(&(lent.as_ptr().addr() + lent.len() - 1)));
+        assert!(!range.contains(&copied.as_ptr().addr()));
+        assert!(range.contains(&lent.slice(5..).as_ptr().addr()), "pieces too");
+    }
+
+    #[test]
+    fn small_bodies_are_cheaper_to_copy() {
+        let (map, geometry, request) = arena(b"h", b"{}");
+        let body = Body::of(&map, &geometry, &request, None);
+        assert_eq!(body.lent(), "{}");
+        assert!(!map.address_range().contains(&body.lent().as_ptr().addr()));
+        let (map, geometry, request) = arena(b"h", b"");
+        assert!(Body::of(&map, &geometry, &request, None).lent().is_empty());
+    }
+}

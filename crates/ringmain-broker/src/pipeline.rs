@@ -9,8 +9,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
-use ringmain_upstream::{Call, Progress, UsageSplice};
+use ringmain_upstream::{Call, Progress};
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
 use crate::allow::Identity;
@@ -85,14 +86,12 @@ fn authorize(inbound: &Inbound<'_>, record: &mut Record) -> Result<Arc<Served>, 
 
 /// The request for one endpoint. Its body goes out from where it lies if nobody looks into it.
 fn call<'a>(inbound: &'a Inbound<'_>, target: &'a ServedTarget, progress: Progress) -> Call<'a> {
-    let asks_usage = target.endpoint.config().usage == UsageSplice::Off
-        || inbound.flags.has(Flags::USAGE_REQUESTED);
-    let body = match &target.model {
-        None if asks_usage => inbound.body.lent(),
-        _ => inbound.body.copied(),
-    };
-    let mut call = Call::new(&inbound.head, body, inbound.mode, inbound.flags);
+    let mut call = Call::new(&inbound.head, Bytes::new(), inbound.mode, inbound.flags);
     call.model = target.model.as_deref();
     call.progress = progress;
+    call.body = match target.endpoint.looks_into(&call) {
+        true => inbound.body.copied(),
+        false => inbound.body.lent(),
+    };
     call
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use ringmain_ring::Ring;
-use ringmain_shm::{ReadMap, Ringer, monotonic_ns};
+use ringmain_shm::{ReadMap, Ringer, RingerKind, monotonic_ns};
 
 /// A ring above this is slow.
 const SLOW_NS: u64 = 100_000;
@@ -67,6 +67,11 @@ impl PeerBell {
         if self.ring.due() {
             self.ring_now();
         }
+    }
+
+    /// How it rings.
+    pub fn kind(&self) -> RingerKind {
+        self.ringer.kind()
     }
 
     #[cold]

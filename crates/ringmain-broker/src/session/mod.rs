@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use ringmain_ring::{CursorError, LaneError, Push};
-use ringmain_shm::{Puncher, ReadMap, WriteMap};
+use ringmain_shm::{Puncher, ReadMap, RingerKind, WriteMap};
 use ringmain_wire::{Code, Geometry, Kind, LaneId};
 use tokio::sync::Notify;
 
@@ -98,6 +98,11 @@ impl Session {
     #[inline]
     pub fn ring(&self) {
         self.bell.ring_if_due();
+    }
+
+    /// How the peer is rung.
+    pub fn bell_kind(&self) -> RingerKind {
+        self.bell.kind()
     }
 
     /// Writes a frame as far as there is room.

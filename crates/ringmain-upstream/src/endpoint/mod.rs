@@ -6,7 +6,7 @@ mod head;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use http::header::AUTHORIZATION;
@@ -16,7 +16,7 @@ use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
 
 use crate::answer::{Answer, AnswerBody};
-use crate::body::RequestBody;
+use crate::body::{RequestBody, Witness};
 use crate::call::{Call, Phase};
 use crate::config::{EndpointConfig, Http2, UsageSplice};
 use crate::decode::DecoderConfig;
@@ -45,6 +45,7 @@ pub struct Endpoint {
     opened: count::CountConnections,
     requests: AtomicU64,
     answers: AtomicU64,
+    witness: OnceLock<Witness>,
 }
 
 /// Why an endpoint could not be made.
@@ -115,6 +116,7 @@ impl Endpoint {
             opened,
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
+            witness: OnceLock::new(),
         })
     }
 
@@ -137,6 +139,11 @@ impl Endpoint {
         let credential = load_key(&self.config)?;
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
         Ok(())
+    }
+
+    /// Lets a test see where the bodies stand that the HTTP client takes. The first witness stays.
+    pub fn set_witness(&self, witness: Witness) {
+        let _ = self.witness.set(witness);
     }
 
     /// Counts since it was made.
@@ -171,6 +178,12 @@ impl Endpoint {
             (answer, _) = self.attempt(&call, false).await?;
         }
         Ok(answer)
+    }
+
+    /// Whether the body of this call will be looked into. If not, it goes out from where it lies
+    /// and may be lent by its writer; once no, it stays no.
+    pub fn looks_into(&self, call: &Call<'_>) -> bool {
+        call.model.is_some() || self.may_ask_for_usage(call)
     }
 
     fn may_ask_for_usage(&self, call: &Call<'_>) -> bool {
@@ -225,6 +238,7 @@ impl Endpoint {
         call.progress.restart(if silent { Phase::Blind } else { Phase::Connecting });
         if has_body {
             let body = RequestBody::new(spliced.pieces, call.progress.clone());
+            let body = body.witnessed(self.witness.get().cloned());
             *request.body_mut() = Some(reqwest::Body::wrap(body));
         }
         // Last, behind everything that a caller can have said.

@@ -1,7 +1,10 @@
 //! The body of a request as the HTTP client takes it.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,13 +20,44 @@ pub struct RequestBody {
     pieces: std::vec::IntoIter<Bytes>,
     left: u64,
     progress: Progress,
+    witness: Option<Witness>,
 }
+
+/// Told the addresses of each piece as the HTTP client takes it, for tests that ask where a body
+/// stands. Of the bytes it learns nothing.
+#[derive(Clone)]
+pub struct Witness(Arc<dyn Fn(Range<usize>) + Send + Sync>);
 
 impl RequestBody {
     /// The pieces in order.
     pub fn new(pieces: Vec<Bytes>, progress: Progress) -> RequestBody {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        RequestBody { pieces: pieces.into_iter(), left, progress }
+        RequestBody { pieces: pieces.into_iter(), left, progress, witness: None }
+    }
+
+    /// The same with a witness.
+    #[must_use]
+    pub fn witnessed(self, witness: Option<Witness>) -> RequestBody {
+        RequestBody { witness, ..self }
+    }
+}
+
+impl Witness {
+    /// A witness that is told by a call of `tell`.
+    pub fn new(tell: impl Fn(Range<usize>) + Send + Sync + 'static) -> Witness {
+        Witness(Arc::new(tell))
+    }
+
+    #[cold]
+    fn saw(&self, piece: &Bytes) {
+        let start = piece.as_ptr().addr();
+        (self.0)(start..start + piece.len());
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Witness(..)")
     }
 }
 
@@ -38,6 +72,9 @@ impl Body for RequestBody {
         let this = self.get_mut();
         let piece = this.pieces.next();
         if let Some(piece) = &piece {
+            if let Some(witness) = &this.witness {
+                witness.saw(piece);
+            }
             let bytes = piece.len() as u64;
             this.left -= bytes;
             this.progress.add_body_bytes(bytes);

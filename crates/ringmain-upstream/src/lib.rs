@@ -23,6 +23,7 @@ pub mod splice;
 pub mod sse;
 
 pub use answer::{Answer, AnswerBody};
+pub use body::Witness;
 pub use call::{Call, Progress};
 pub use config::{Dialect, EndpointConfig, Http2, KeySource, UsageSplice};
 pub use decode::{Decoder, DecoderConfig, Piece, Verdict};

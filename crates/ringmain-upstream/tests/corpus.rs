@@ -263,14 +263,16 @@ fn corpus_events_are_the_bytes_of_the_provider() {
             true => b"\"type\":\"response.completed\"",
             false => b"data: [DONE]",
         };
-        let at = body.windows(marker.len()).rposition(|window| window == marker).unwrap();
-        let blank = body[at..].windows(2).position(|window| window == b"\n\n").unwrap();
+        let at = memchr::memmem::rfind(body, marker).unwrap();
+        let blank = memchr::memmem::find(&body[at..], b"\n\n").unwrap();
         let expected = &body[..at + blank + 2];
         let after = body[expected.len()..].trim_ascii();
         assert!(after.is_empty() || after == b"data: [DONE]", "{name}");
         for seed in 0..CUTTINGS {
             let read = decode(config(&recording, Mode::Events), &cut(body, seed)).unwrap();
             assert!(read.events == expected, "{name} seed {seed}");
+        }
+        for seed in 0..5 {
             let read = decode(config(&recording, Mode::Body), &cut(body, seed)).unwrap();
             assert!(&read.body == body, "{name} seed {seed}");
         }

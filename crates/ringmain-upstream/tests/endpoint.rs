@@ -429,3 +429,37 @@ fn bad_addresses_are_refused_with_the_reason() {
     config.http2 = Http2::PriorKnowledge;
     assert!(Endpoint::new(config).is_ok());
 }
+
+#[tokio::test]
+async fn over_http2_a_refused_stream_was_provably_not_processed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config =
+        EndpointConfig::new("test", format!("http://{}", listener.local_addr().unwrap()));
+    config.http2 = Http2::PriorKnowledge;
+    let endpoint = Endpoint::new(config).unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let reasons = [h2::Reason::REFUSED_STREAM, h2::Reason::INTERNAL_ERROR];
+        let mut reasons = reasons.into_iter();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            match reasons.next() {
+                Some(reason) => respond.send_reset(reason),
+                None => {
+                    let head =
+                        http::Response::builder().header("content-type", "text/event-stream");
+                    let mut body = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                    body.send_data(Bytes::from([HELLO, DONE].concat()), true).unwrap();
+                }
+            }
+        }
+    });
+    let error = send(&endpoint, Mode::Deltas, "{}").await.unwrap_err();
+    assert_eq!((error.code, error.sent), (Code::UpstreamRefused, Sent::No), "{error}");
+    let error = send(&endpoint, Mode::Deltas, "{}").await.unwrap_err();
+    assert_eq!((error.code, error.sent), (Code::UpstreamReset, Sent::Maybe), "{error}");
+    let (pieces, error) = read(send(&endpoint, Mode::Deltas, "{}").await.unwrap()).await;
+    assert_eq!((pieces, error), (vec![(Kind::Delta, b"hello".to_vec())], None));
+    let stats = endpoint.stats();
+    assert_eq!((stats.connections_opened, stats.requests, stats.answers), (1, 3, 1));
+}

@@ -4,7 +4,7 @@
 //!
 //! | answer | mode deltas | mode events | mode body |
 //! |---|---|---|---|
-//! | 2xx, chat or completion, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY, by events |
+//! | 2xx, chat or completion, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY |
 //! | 2xx, chat or completion, JSON | DELTA, REASONING, TOOL, USAGE | BODY | BODY |
 //! | 2xx, chat, completion or response, neither | `UpstreamProtocol` | `UpstreamProtocol` | BODY |
 //! | 2xx, any other API, event stream | EVENT | EVENT | BODY |
@@ -19,7 +19,7 @@
 //! The end is good only after the provider's terminal marker: `[DONE]`, or a finish reason of
 //! every choice and then a correctly framed end of the body; for the responses API
 //! `response.completed`, `.failed` or `.incomplete`; for everything else the framed end alone.
-//! Nothing behind the marker is delivered.
+//! Nothing behind the marker is delivered, except in mode body, where the framed end must follow.
 
 mod chat;
 mod failure;
@@ -142,6 +142,8 @@ pub struct Decoder {
     failed: Option<UpstreamError>,
     content_seen: bool,
     body_ended: bool,
+    /// The terminal marker of a stream was seen, and what follows it is passed on: mode body.
+    marked: bool,
     ended: bool,
 }
 
@@ -195,6 +197,7 @@ impl Decoder {
             failed: None,
             content_seen: false,
             body_ended: false,
+            marked: false,
             ended: false,
         }
     }
@@ -403,7 +406,7 @@ impl Decoder {
         let Some(event) = sse.event() else { return Ok(()) };
         let verbatim = self.config.mode != Mode::Deltas || !matches!(dialect, Protocol::Chat(_));
         let kind = if self.config.mode == Mode::Body { Kind::Body } else { Kind::Event };
-        let Some(data) = event.data else {
+        let Some(data) = event.data.filter(|_| !self.marked) else {
             if verbatim {
                 queue.push_raw(kind, false);
             }
@@ -453,6 +456,7 @@ impl Decoder {
     /// The body of an event stream ended without a terminal event.
     fn end_of_events(&mut self) -> Result<(), UpstreamError> {
         let ended = match &self.dialect {
+            _ if self.marked => true,
             Protocol::Chat(chat) => chat.is_finished(),
             Protocol::Responses(_) => false,
             Protocol::Other => true,
@@ -465,6 +469,10 @@ impl Decoder {
     }
 
     fn finish(&mut self) {
+        if self.config.mode == Mode::Body && !self.body_ended {
+            self.marked = true;
+            return;
+        }
         if let Some(usage) = self.usage().filter(|_| self.config.mode != Mode::Body) {
             self.queue.push_usage(&usage);
         }

@@ -215,6 +215,7 @@ impl<W: MemoryMut, R: Memory> LaneWriter<W, R> {
     }
 
     /// Reads the cursor again and returns the free lines.
+    #[cold]
     fn refresh(&mut self) -> Result<u64, CursorError> {
         self.cursor = self.checked_cursor()?;
         Ok(self.room())
@@ -246,12 +247,18 @@ impl<W: MemoryMut, R: Memory> LaneWriter<W, R> {
     fn write(&mut self, lines: u64, exchange: ExchangeId, tag: u64, payload: &[u8], time_ns: u64) {
         let skip = self.shape.skip_before(self.written, lines);
         if skip != 0 {
-            let tag = pack(payload_of(skip), Kind::Skip, 0, 0);
-            let clear = !mutant::is(Mutant::NoClearAfterSkip);
-            self.publish(skip, exchange, tag, &[], time_ns, clear);
+            self.skip(skip, exchange, time_ns);
         }
         let clear = !mutant::is(Mutant::NoClearNext);
         self.publish(lines, exchange, tag, payload, time_ns, clear);
+    }
+
+    /// Fills the rest of the lap.
+    #[cold]
+    fn skip(&mut self, lines: u64, exchange: ExchangeId, time_ns: u64) {
+        let tag = pack(payload_of(lines), Kind::Skip, 0, 0);
+        let clear = !mutant::is(Mutant::NoClearAfterSkip);
+        self.publish(lines, exchange, tag, &[], time_ns, clear);
     }
 
     #[inline(always)]

@@ -76,6 +76,18 @@ fn the_example_with_every_key_set_is_good_too() {
 }
 
 #[test]
+fn the_configuration_in_the_readme_is_good() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    // The key file of the example is not on this host.
+    let text: Vec<_> = text.lines().filter(|line| !line.starts_with("key_file")).collect();
+    let (_dir, path) = config_file(&text.join("\n"));
+    let output = run(&["check", "--config", &path]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
 fn check_names_line_and_key_of_every_fault() {
     let (_dir, path) = config_file("[broker]\ndrian = \"1s\"\n\n[[endpoint]]\nname = \"a\"\n");
     let output = run(&["check", "--config", &path]);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ringmain_broker::counters::segment_name;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
@@ -43,6 +44,10 @@ impl Stage {
         Ok(Stage(folder))
     }
 
+    fn socket(&self) -> PathBuf {
+        self.0.join("broker.sock")
+    }
+
     /// What the broker wrote to its log.
     pub fn broker_log(&self) -> String {
         fs::read_to_string(self.0.join("broker.log")).unwrap_or_default()
@@ -50,7 +55,7 @@ impl Stage {
 
     /// Starts a broker for this provider and waits until it listens.
     pub async fn start_broker(&self, base_url: &str) -> io::Result<Broker> {
-        let (config, socket) = (self.0.join("ringmain.toml"), self.0.join("broker.sock"));
+        let (config, socket) = (self.0.join("ringmain.toml"), self.socket());
         let text = format!(
             "[broker]\nsocket = {:?}\nsocket_mode = \"0600\"\ndrain = \"1s\"\n\n\
              [[endpoint]]\nname = \"sim\"\nbase_url = \"{base_url}\"\n",
@@ -78,7 +83,10 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Nothing of worth is in it, and nobody is left to tell.
+        // Nothing of worth is in it, and nobody is left to tell. A broker that had to be killed
+        // leaves its counters behind.
+        let counters = segment_name(&self.socket());
+        let _ = fs::remove_file(Path::new("/dev/shm").join(counters));
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -136,6 +144,6 @@ impl Actor {
 
 fn own_command(arguments: &[&str]) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
-    command.args(arguments);
+    command.arg("--with-parent").args(arguments);
     Ok(command)
 }

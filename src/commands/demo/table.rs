@@ -58,10 +58,10 @@ pub fn print(out: &mut impl Write, ours: &Run, direct: &Run) -> io::Result<()> {
             }),
         ),
         ("tokens", both(&|run| run.tokens().to_string())),
-        ("time to first token, p50", both(&|run| millis(&run.prompt.first_token_ns, 50))),
-        ("time to first token, p99", both(&|run| millis(&run.prompt.first_token_ns, 99))),
-        ("age of a token at the consumer, p50", both(&|run| millis(&run.prompt.age_ns, 50))),
-        ("age of a token at the consumer, p99", both(&|run| millis(&run.prompt.age_ns, 99))),
+        ("time to first token, p50 (1)", both(&|run| millis(&run.prompt.first_token_ns, 50))),
+        ("time to first token, p99 (1)", both(&|run| millis(&run.prompt.first_token_ns, 99))),
+        ("age of a token at the consumer, p50 (1)", both(&|run| millis(&run.prompt.age_ns, 50))),
+        ("age of a token at the consumer, p99 (1)", both(&|run| millis(&run.prompt.age_ns, 99))),
         ("the same at the slow consumer, p50", both(&|run| millis(&run.slow.age_ns, 50))),
         (
             "upstream connections opened, reused",
@@ -84,9 +84,9 @@ pub fn print(out: &mut impl Write, ours: &Run, direct: &Run) -> io::Result<()> {
             both(&|run| run.broker_cpu().map_or_else(none, |us| format!("{us:.1} us"))),
         ),
     ];
-    writeln!(out, "{:<38} {:>16} {:>16}", "", "ringmain", "HTTP in each (2)")?;
+    writeln!(out, "{:<40} {:>16} {:>16}", "", "ringmain", "HTTP in each (2)")?;
     for (name, [ours, direct]) in rows {
-        writeln!(out, "{name:<38} {ours:>16} {direct:>16}")?;
+        writeln!(out, "{name:<40} {ours:>16} {direct:>16}")?;
     }
     writeln!(out, "(1) of the two consumers that are not slow on purpose")?;
     writeln!(

@@ -120,9 +120,10 @@ pub enum Verdict<'a> {
 /// loop {
 ///     while let Some(piece) = decoder.next()? { write a frame }
 ///     if decoder.is_ended() { END; break }
-///     match body.chunk().await? {
-///         Some(chunk) => decoder.feed(chunk),
-///         None => decoder.end_of_body(),
+///     match body.chunk().await {
+///         Ok(Some(chunk)) => decoder.feed(chunk),
+///         Ok(None) => decoder.end_of_body(),
+///         Err(error) => { ERROR(decoder.broken(error)); break }
 ///     }
 /// }
 /// ```

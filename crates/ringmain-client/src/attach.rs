@@ -13,7 +13,7 @@ use ringmain_shm::{
     bell_pair, monotonic_ns,
 };
 use ringmain_wire::control::{ControlError, Hello, Message, Welcome};
-use ringmain_wire::limits::{CLOCK_OFFSET_NS_MIN, CONTROL_BYTES_MAX};
+use ringmain_wire::limits::{CLOCK_OFFSET_NS_MIN, CONTROL_BYTES_MAX, POPULATE_BYTES_MAX};
 use ringmain_wire::{Code, Geometry, Stage};
 
 use crate::config::Config;
@@ -60,10 +60,17 @@ pub(crate) struct Patience {
     until_ns: u64,
     attempt: u32,
     random: RandomState,
+    quota_is_final: bool,
+    /// Why the attempt before failed: says more than that the last one had no time left.
+    before: Option<Error>,
 }
 
 /// Waits between attempts. The cap keeps a broker's restart unnoticed in most calls.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(400));
+
+/// Bytes at the start of each segment that the first exchanges touch: the words, the first
+/// entries and lines. Half of what both together may take.
+const POPULATE_BYTES: usize = POPULATE_BYTES_MAX / 2;
 
 /// Attaches, with patience, on the calling thread.
 pub(crate) fn attach(config: &Config, deadline_ns: Option<u64>) -> Result<Attachment> {
@@ -112,6 +119,10 @@ impl Knock {
             .map_err(|error| bad(error.to_string()))?;
         let responder = ReadMap::attach(responder, geometry.responder_bytes())
             .map_err(|error| bad(error.to_string()))?;
+        // Later faults on these pages would fall into the first exchange. It may fail: a kernel
+        // that cannot do it faults them in one by one.
+        let _ = caller.populate(0, POPULATE_BYTES.min(caller.len()));
+        let _ = responder.populate(0, POPULATE_BYTES.min(responder.len()));
         Ok(Attachment {
             welcome,
             caller,
@@ -175,7 +186,14 @@ fn connect(config: &Config) -> Result<Control> {
                 );
                 return Err(Error::new(Code::NotAllowed, Stage::Attach, text).with_source(error));
             }
-            Err(error) => tried.push((path, error)),
+            Err(error) => {
+                let exists = error.kind() != io::ErrorKind::NotFound;
+                tried.push((path, error));
+                // The first that exists is the one that was meant.
+                if exists {
+                    break;
+                }
+            }
         }
     }
     Err(discover::absent(&tried))
@@ -213,7 +231,13 @@ impl Patience {
         let wait_ns = u64::try_from(config.attach_wait.as_nanos()).unwrap_or(u64::MAX);
         let until_ns = monotonic_ns().saturating_add(wait_ns);
         let until_ns = deadline_ns.map_or(until_ns, |deadline_ns| until_ns.min(deadline_ns));
-        Patience { until_ns, attempt: 0, random: RandomState::new() }
+        Patience {
+            until_ns,
+            attempt: 0,
+            random: RandomState::new(),
+            quota_is_final: config.quota_is_final,
+            before: None,
+        }
     }
 
     /// When the last attempt has to be over.
@@ -228,10 +252,15 @@ impl Patience {
     /// The error itself when it is final or the time is up.
     // Bound: waits end at `until_ns`.
     pub(crate) fn wait_after(&mut self, error: Error) -> Result<Duration> {
-        let left_ns = self.until_ns.saturating_sub(monotonic_ns());
-        if !error.is_retryable() || left_ns == 0 {
+        let final_quota = self.quota_is_final && error.code() == Code::QuotaExceeded;
+        if final_quota || !error.is_retryable() {
             return Err(error);
         }
+        let left_ns = self.until_ns.saturating_sub(monotonic_ns());
+        if left_ns == 0 {
+            return Err(self.before.take().unwrap_or(error));
+        }
+        self.before = Some(error);
         let mut hasher = self.random.build_hasher();
         hasher.write_u32(self.attempt);
         let delay = BACKOFF.delay(self.attempt, hasher.finish());

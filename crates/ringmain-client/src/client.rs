@@ -140,7 +140,8 @@ impl Client {
         }
     }
 
-    /// [`Client::submit`] for async code: the exchange shares a session with others.
+    /// [`Client::submit`] for async code: the exchange shares a session with others. The runtime
+    /// needs I/O and time enabled, as `Builder::enable_all` and `#[tokio::main]` have it.
     ///
     /// # Errors
     /// Those of [`Client::submit`]; `InvalidRequest` outside of a tokio runtime.
@@ -307,11 +308,8 @@ impl Pool {
             return Err(Error::body_too_large(limit, body_bytes_max));
         };
         let mut config = self.config.clone();
-        if geometry != config.geometry {
-            config.geometry = geometry;
-            // A larger arena that the quota does not allow now is a limit, not an outage.
-            config.attach_wait = config.attach_wait.min(Duration::from_millis(500));
-        }
+        config.quota_is_final = geometry != config.geometry;
+        config.geometry = geometry;
         Ok(config)
     }
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub credential: String,
     /// Parts of the kernel to do without, for tests.
     pub compat: Compat,
+    /// A quota that is used up is no outage that passes: this session asks for more than usual.
+    pub(crate) quota_is_final: bool,
 }
 
 impl Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             wait: Wait::default(),
             credential: String::new(),
             compat: Compat::default(),
+            quota_is_final: false,
         }
     }
 }

@@ -212,7 +212,7 @@ impl Link {
         self.verdict(lane, latest_epoch).map_or(Ok(Ready::No), Err)
     }
 
-    /// Takes what a look found.
+    /// Takes what a look found. An error ends the exchange.
     #[inline]
     pub(crate) fn take(&mut self, lane: LaneId, ready: Ready) -> Result<Item<'_>> {
         let row = &mut self.lanes[lane.index()];
@@ -220,7 +220,15 @@ impl Link {
             row.owner = Owner::Nobody;
             self.finished = Some(lane);
         }
-        row.reader.take()
+        let item = row.reader.take();
+        if item.is_err() && ready != Ready::Terminal {
+            // What cannot be read is followed by nothing that could be.
+            row.owner = Owner::Drain;
+            if self.outbox.cancel(lane) {
+                let _ = self.attachment.ringer.ring();
+            }
+        }
+        item
     }
 
     /// Why nothing more comes on this lane, if that is so. The exchange is over then.
@@ -261,7 +269,7 @@ impl Link {
         let nearest = nearest.filter_map(|lane| lane.deadline_ns).chain(until_ns).min();
         if self.wait == Wait::Spin {
             hint::spin_loop();
-            return self.check();
+            return Ok(());
         }
         self.sleep(None, nearest)
     }
@@ -384,7 +392,7 @@ impl Link {
 
     /// Releases the terminal item that the caller held until now.
     #[inline]
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         if let Some(lane) = self.finished.take() {
             self.close(lane);
         }

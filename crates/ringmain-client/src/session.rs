@@ -50,6 +50,8 @@ pub struct Session {
     next_serial: u32,
     /// Links below this number were made by the parent process.
     inherited_below: u32,
+    /// Lane that [`Session::next_any`] served last: the others come first the next time.
+    served: Option<LaneId>,
     /// Epoch of the broker reached last, shared with the sessions of one client.
     latest_epoch: Arc<AtomicU64>,
     _charge: Option<Charge>,
@@ -105,6 +107,7 @@ impl Session {
             links: Vec::new(),
             next_serial: 0,
             inherited_below: 0,
+            served: None,
             latest_epoch,
             _charge: charge,
             one_thread: PhantomData,
@@ -234,8 +237,9 @@ impl Session {
     /// when the broker has ended it.
     pub fn give_up(&mut self, exchange: Exchange) {
         self.leave_inherited();
-        if let Some(link) = self.find(exchange) {
-            self.links[link].give_up(exchange.lane);
+        match self.find(exchange) {
+            Some(link) => self.links[link].give_up(exchange.lane),
+            None => self.links.iter_mut().for_each(Link::settle),
         }
     }
 }
@@ -306,8 +310,7 @@ impl Session {
         }
     }
 
-    /// The next item of any running exchange, lowest lane first after the one served last; waits
-    /// for it. `None` when nothing runs.
+    /// The next item of any running exchange, in turn; waits for it. `None` when nothing runs.
     pub fn next_any(&mut self) -> Option<(Exchange, Result<Item<'_>>)> {
         self.leave_inherited();
         // Bound: the nearest deadline, or the life of the broker.
@@ -367,12 +370,16 @@ impl Session {
         let mut runs = false;
         for index in 0..self.links.len() {
             let link = &mut self.links[index];
-            for lane in link.attachment().welcome.geometry.all_lanes() {
+            let geometry = link.attachment().welcome.geometry;
+            let from = self.served.map_or(0, |lane| lane.index() + 1);
+            let turns = geometry.all_lanes().skip(from).chain(geometry.all_lanes().take(from));
+            for lane in turns {
                 let Some(id) = link.running_on(lane) else { continue };
                 runs = true;
                 let ready = link.look(lane, latest_epoch);
                 if !matches!(ready, Ok(Ready::No)) {
                     let exchange = Exchange { link: link.serial, lane, id };
+                    self.served = Some(lane);
                     return Some(Scan::Found(index, exchange, ready));
                 }
             }

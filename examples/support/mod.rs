@@ -103,7 +103,7 @@ impl Stack {
     ) -> Result<PathBuf, Box<dyn Error>> {
         let path = socket.with_file_name("ringmain.toml");
         let text = format!(
-            "[broker]\nsocket = {socket:?}\n\n[[endpoint]]\nname = \"sim\"\n\
+            "[broker]\nsocket = {socket:?}\nlog = \"warn\"\n\n[[endpoint]]\nname = \"sim\"\n\
              base_url = {base_url:?}\n\n[[route]]\nmodel = {model:?}\n\
              endpoints = [{{ name = \"sim\" }}]\n"
         );

@@ -8,18 +8,6 @@ use tracing::level_filters::LevelFilter;
 use super::identity::{self, Identity};
 use super::section::{Section, wrong_type};
 
-/// How the broker's session tasks wait for work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WaitMode {
-    /// Sleep until the doorbell rings.
-    #[default]
-    Block,
-    /// Spin while frames come faster than a wake-up takes and three CPUs are online.
-    Adaptive,
-    /// Never sleep.
-    Spin,
-}
-
 /// The broker itself. What is `None` has a default that depends on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerSection {
@@ -35,8 +23,6 @@ pub struct BrokerSection {
     pub drain: Duration,
     /// Threads of the runtime.
     pub threads: Option<usize>,
-    /// How session tasks wait.
-    pub wait: WaitMode,
     /// Least level of the log.
     pub log: LevelFilter,
 }
@@ -50,7 +36,6 @@ impl Default for BrokerSection {
             allow: None,
             drain: Duration::from_secs(120),
             threads: None,
-            wait: WaitMode::default(),
             log: LevelFilter::INFO,
         }
     }
@@ -69,7 +54,6 @@ impl BrokerSection {
             drain: table.duration("drain").unwrap_or(usual.drain),
             // Bound: more threads than this only add wake-ups.
             threads: table.integer("threads", 1..=256).map(|threads| threads as usize),
-            wait: table.parsed("wait", parse_wait).map_or(usual.wait, |at| at.value),
             log: table.parsed("log", parse_level).map_or(usual.log, |at| at.value),
         };
         table.finish();
@@ -111,15 +95,6 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(mode),
         _ => Err(format!("{text:?} is not a file mode such as \"0660\"")),
-    }
-}
-
-fn parse_wait(text: &str) -> Result<WaitMode, String> {
-    match text {
-        "block" => Ok(WaitMode::Block),
-        "adaptive" => Ok(WaitMode::Adaptive),
-        "spin" => Ok(WaitMode::Spin),
-        _ => Err(format!("{text:?} is not one of \"block\", \"adaptive\" and \"spin\"")),
     }
 }
 

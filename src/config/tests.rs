@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ringmain_upstream::{Http2, KeySource, UsageSplice};
 
-use super::broker::WaitMode;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<String>> {
@@ -30,7 +29,6 @@ socket_group = "root"
 allow = ["uid:1000", "gid:root"]
 drain = "30s"
 threads = 2
-wait = "adaptive"
 log = "debug"
 
 [limits]
@@ -71,7 +69,7 @@ fn a_whole_file_is_read() {
     assert_eq!(broker.socket_group, Some(0));
     assert_eq!(broker.allow, Some(vec![Identity::Uid(1000), Identity::Gid(0)]));
     assert_eq!(broker.drain, Duration::from_secs(30));
-    assert_eq!((broker.threads, broker.wait), (Some(2), WaitMode::Adaptive));
+    assert_eq!(broker.threads, Some(2));
     assert_eq!(
         config.limits,
         ExchangeLimits { idle: Duration::from_secs(3), ..Default::default() }
@@ -83,7 +81,7 @@ fn a_whole_file_is_read() {
     assert_eq!((local.usage, local.http2), (UsageSplice::Off, Http2::PriorKnowledge));
     assert_eq!(local.connect_timeout, Some(Duration::from_millis(250)));
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
-    assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 30));
+    assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 29));
     let tiny = &config.routes[0];
     assert_eq!(tiny.targets[1].model.as_deref(), Some("tiny-2"));
     assert_eq!((tiny.targets[0].weight, tiny.targets[1].weight), (1, 3));

@@ -26,9 +26,9 @@ use crate::signals::Stop;
 
 use reload::Reloader;
 
-/// Descriptors that one session holds: control socket, pidfd, two bells, two segments and what
-/// waits on them.
-const SESSION_FDS: u64 = 8;
+/// Descriptors that a session with a stream holds: for the session its control socket, a pidfd,
+/// bells and segments, which are eleven, and one upstream connection for the stream.
+const SESSION_FDS: u64 = 12;
 
 /// Serves until it is told to stop and what was in flight has ended.
 pub fn run(args: &ConfigFile) -> Outcome {
@@ -109,7 +109,11 @@ fn warn_of_keys_in_environment(config: &Config) {
 fn announce_limits() {
     match raise_nofile() {
         Ok((limit, _)) => {
-            info!(descriptors = limit, "room for about {} sessions", limit / SESSION_FDS);
+            info!(
+                descriptors = limit,
+                "room for about {} sessions with a stream each",
+                limit / SESSION_FDS
+            );
         }
         Err(error) => warn!("the limit of open descriptors stays as it is: {error}"),
     }

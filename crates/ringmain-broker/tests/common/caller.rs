@@ -153,6 +153,11 @@ impl Caller {
         header.map(|header| (header, payload))
     }
 
+    /// Whether a frame stands ready.
+    pub fn is_ready(&self, lane: u32) -> bool {
+        self.readers[lane as usize].is_ready()
+    }
+
     /// Waits for the next frame of a kind.
     pub async fn wait_for(&mut self, lane: u32, kind: Kind) {
         let mut seen = Vec::new();

@@ -12,6 +12,9 @@ use crate::config::DEFAULT_PATH;
 #[derive(Debug, Parser)]
 #[command(name = "ringmain", version, about, max_term_width = 100)]
 pub struct Cli {
+    /// End when the process ends that started this one, however it ends.
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -34,9 +37,14 @@ pub enum Command {
     Sim(Sim),
     /// Put load on a broker and write one record per exchange.
     Drive(Drive),
+    /// Measure this machine: ratios of broker, rings and consumers to their baselines.
+    Bench(Bench),
     /// One of the consumer processes of the demo.
     #[command(hide = true)]
     DemoConsumer(DemoConsumer),
+    /// One of the processes of a measurement.
+    #[command(hide = true)]
+    BenchRole(BenchRole),
 }
 
 /// Names a configuration.
@@ -171,6 +179,30 @@ pub enum Waiting {
     Spin,
     /// Share one session among tasks of a tokio runtime.
     Async,
+}
+
+/// `ringmain bench`
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// Run only this suite; may be given several times. An unknown name lists all.
+    #[arg(long, value_name = "NAME")]
+    pub suite: Vec<String>,
+    /// A short run of under a minute, for a look rather than for figures.
+    #[arg(long)]
+    pub quick: bool,
+    /// Write the rows for other programs.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write one page with the rows, their ratios and histograms as pictures.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// `ringmain bench-role`
+#[derive(Args, Debug)]
+pub struct BenchRole {
+    /// What to do, as JSON.
+    pub role: String,
 }
 
 /// `ringmain demo-consumer`

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+mod bench;
 mod chat;
 mod check;
 mod demo;
@@ -26,6 +27,8 @@ pub fn run(command: Command) -> Outcome {
         Command::Chat(args) => chat::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Drive(args) => drive::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::DemoConsumer(args) => demo::run_consumer(&args),
+        Command::BenchRole(args) => bench::run_role(&args),
     }
 }

@@ -47,6 +47,7 @@ pub struct AsyncStream {
     /// Taken when the exchange is over and its last item was released.
     reader: Option<Reader>,
     lane: LaneId,
+    /// Broker time of the last frame, once the reader was given back.
     time_ns: u64,
     deadline: Option<Pin<Box<Sleep>>>,
     done: bool,
@@ -126,13 +127,25 @@ impl AsyncStream {
     /// How long ago the broker published the item returned last.
     pub fn age(&self) -> Duration {
         let hub = self.handle.as_ref().and_then(|handle| handle.hub().ok());
-        hub.map(|hub| hub.attachment.clock.age(self.time_ns)).unwrap_or_default()
+        let time_ns = self.reader.as_ref().map_or(self.time_ns, |reader| reader.progress().time_ns);
+        hub.map(|hub| hub.attachment.clock.age(time_ns)).unwrap_or_default()
+    }
+
+    /// The start of a broker that took the exchange, as `ringmain status` shows it.
+    pub fn broker_epoch(&self) -> u64 {
+        let hub = self.handle.as_ref().and_then(|handle| handle.hub().ok());
+        hub.map_or(0, |hub| hub.attachment.welcome.epoch)
     }
 
     /// Wake-ups of the session behind this stream, shared with its other streams.
     pub fn wakes(&self) -> u64 {
         let hub = self.handle.as_ref().and_then(|handle| handle.hub().ok());
         hub.map_or(0, |hub| hub.wakes())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pretend_fork(&self) {
+        self.handle.as_ref().unwrap().hub().unwrap().attachment.fork.wipe();
     }
 
     /// Ready when there is an item to take, or none will come.
@@ -193,6 +206,7 @@ impl AsyncStream {
     /// Gives the lane back; cancels what still runs on it.
     fn leave_lane(&mut self) {
         let Some(reader) = self.reader.take() else { return };
+        self.time_ns = reader.progress().time_ns;
         if let Some(hub) = self.handle.as_ref().and_then(|handle| handle.hub().ok()) {
             hub.take_back(self.lane, reader);
         }

@@ -84,8 +84,8 @@ pub(crate) struct Charge(Arc<AtomicUsize>);
 
 /// Sessions of one client, which is what a broker grants a uid by default.
 const SESSIONS_MAX_DEFAULT: usize = 1024;
-/// Sessions that are kept for the next call.
-const SESSIONS_IDLE_MAX: usize = 16;
+/// Sessions that are kept for the next call: one for each thread of a busy program.
+const SESSIONS_IDLE_MAX: usize = 64;
 
 // --- Client ----------------------------------------------------------------------------------
 
@@ -117,7 +117,8 @@ impl Client {
     }
 
     /// A request to any API path of the endpoint that serves `route`. Its answer comes as plain
-    /// bytes unless another [`Mode`](crate::Mode) is chosen.
+    /// bytes unless another [`Mode`](crate::Mode) is chosen; an error status of the provider is an
+    /// answer then, told by [`Reply::status`](crate::Reply::status).
     pub fn request<'a>(&'a self, route: &'a str, path: &'a str) -> Call<'a> {
         Call::new(self, route, path)
     }
@@ -258,10 +259,16 @@ impl Pool {
         let chunk_bytes = chunk_bytes(head.len(), body_bytes_max);
         let mut passed_over = Vec::new();
         // Bound: the idle sessions there are.
-        let found = loop {
-            let Some(mut session) = self.idle().pop() else { break None };
+        loop {
+            let Some(mut session) = self.idle().pop() else {
+                self.put_back(passed_over);
+                return self.open(request, head, body_bytes_max, chunk_bytes);
+            };
             match session.reserve(request, head, body_bytes_max) {
-                Ok(reserved) => break Some((session, reserved)),
+                Ok(reserved) => {
+                    self.put_back(passed_over);
+                    return Ok((session, reserved));
+                }
                 Err((_, Some(same))) => {
                     passed_over.push(session);
                     head = same;
@@ -271,15 +278,6 @@ impl Pool {
                     self.put_back(passed_over);
                     return Err(error);
                 }
-            }
-        };
-        self.put_back(passed_over);
-        match found {
-            Some(found) => Ok(found),
-            None => {
-                // The head was moved only into sessions that gave it back.
-                let head = encode_head(&request.head)?;
-                self.open(request, head, body_bytes_max, chunk_bytes)
             }
         }
     }

@@ -334,6 +334,13 @@ impl Session {
         Some(link.attachment().clock.age(link.progress(exchange.lane).time_ns))
     }
 
+    /// The start of a broker that took an exchange, as `ringmain status` shows it. Differs after
+    /// each restart; `None` once the session holds nothing of that broker any more.
+    pub fn broker_epoch(&self, exchange: Exchange) -> Option<u64> {
+        let link = self.links.iter().find(|link| link.serial == exchange.link)?;
+        Some(link.attachment().welcome.epoch)
+    }
+
     /// Number of sleeps so far: how often this session had to be woken.
     pub fn sleeps(&self) -> u64 {
         self.links.iter().map(Link::sleeps).sum()

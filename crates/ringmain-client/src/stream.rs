@@ -82,6 +82,12 @@ impl Stream {
         self.session.as_ref().and_then(|session| session.age(self.exchange)).unwrap_or_default()
     }
 
+    /// The start of a broker that took the exchange, as `ringmain status` shows it.
+    pub fn broker_epoch(&self) -> u64 {
+        let session = self.session.as_ref();
+        session.and_then(|session| session.broker_epoch(self.exchange)).unwrap_or_default()
+    }
+
     #[cfg(test)]
     pub(crate) fn session_mut(&mut self) -> &mut Session {
         self.session.as_mut().unwrap()

@@ -146,3 +146,18 @@ fn a_runtime_that_ends_takes_no_later_call_with_it() {
     let reply = second.block_on(client.chat("tiny").user("x").send_async()).unwrap();
     assert_eq!(reply.status(), 200);
 }
+
+#[tokio::test]
+async fn a_forked_child_leaves_the_parents_streams_alone() {
+    let (_dir, fake) = broker();
+    let client = client(&fake);
+    let mut stream = client.chat("begun").user("x").stream_async().await.unwrap();
+    assert_eq!(stream.next_text().await.unwrap(), Some("so far"));
+    assert!(stream.age() < Duration::from_secs(60), "not the age of its last frame");
+    client.pretend_fork();
+    stream.pretend_fork();
+    assert_eq!(stream.next().await.unwrap_err().code(), Code::SessionClosed);
+    drop(stream);
+    assert_eq!(client.chat("tiny").user("x").send_async().await.unwrap().status(), 200);
+    fake.seen(|seen| assert_eq!((seen.arenas.len(), seen.cancels), (2, 0)));
+}

@@ -17,7 +17,7 @@ pub fn run(client: &Client, load: &Load, number: u64) -> io::Result<()> {
     match client.submit(&request, &body) {
         Err(error) => watch.recorder.refused(error.code()),
         Ok(mut stream) => {
-            watch.accepted()?;
+            watch.accepted(stream.broker_epoch())?;
             loop {
                 match stream.next() {
                     Ok(Some(item)) => watch.item(&item),
@@ -43,7 +43,7 @@ pub async fn run_async(client: &Client, load: &Load, number: u64) -> io::Result<
     match client.submit_async(&request, &body).await {
         Err(error) => watch.recorder.refused(error.code()),
         Ok(mut stream) => {
-            watch.accepted()?;
+            watch.accepted(stream.broker_epoch())?;
             loop {
                 match stream.next().await {
                     Ok(Some(item)) => watch.item(&item),
@@ -99,8 +99,8 @@ impl<'a> Watch<'a> {
         (request, ChatBody::new(model).message("user", self.prompt.clone()))
     }
 
-    fn accepted(&mut self) -> io::Result<()> {
-        self.recorder.accepted(0, self.load.process, self.number);
+    fn accepted(&mut self, epoch: u64) -> io::Result<()> {
+        self.recorder.accepted(epoch, self.load.process, self.number);
         self.load.log.submitted(self.recorder.record())
     }
 

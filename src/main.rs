@@ -12,9 +12,16 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
-    match commands::run(cli::Cli::parse().command) {
+    let cli = cli::Cli::parse();
+    if cli.with_parent {
+        // A kernel without it lets a child outlive a parent that was killed; nothing worse.
+        let _ = set_pdeathsig(Signal::SIGKILL);
+    }
+    match commands::run(cli.command) {
         Ok(status) => status,
         // Whoever read the output has had enough of it; that is not worth a message.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,

@@ -279,6 +279,33 @@ fn reload_takes_a_good_file_and_refuses_a_faulty_one() {
 }
 
 #[test]
+fn reload_reads_key_files_again() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let provider = provider();
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("key");
+    let write = |text: &str| {
+        let mut file = fs::File::options();
+        let mut file = file.create(true).write(true).truncate(true).mode(0o600).open(&key).unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    };
+    write("first\n");
+    let endpoint = format!("key_file = {:?}", key.to_str().unwrap());
+    let broker = Broker::start(provider.addr(), Config { endpoint, ..Config::default() });
+    assert!(chat(&broker, "[[sim n=1]]").status.success());
+    write("second\n");
+    broker.signal(Signal::SIGHUP);
+    broker.await_log("configuration read again");
+    assert!(chat(&broker, "[[sim n=1]]").status.success());
+    let hashes: Vec<_> = provider.log().iter().map(|r| r.authorization_hash).collect();
+    assert_eq!(hashes.len(), 2);
+    assert!(hashes[0] != hashes[1] && !hashes.contains(&0), "{hashes:?}");
+    let connections: Vec<_> = provider.log().iter().map(|record| record.connection).collect();
+    assert_eq!(connections[0], connections[1], "an unchanged endpoint keeps its connections");
+    assert!(!broker.log().contains("first") && !broker.log().contains("second"));
+}
+
+#[test]
 fn a_stopped_broker_ends_well_and_leaves_nothing() {
     let provider = provider();
     let mut broker = Broker::start(provider.addr(), Config::default());

@@ -24,7 +24,7 @@ use crate::commands::Outcome;
 use crate::config::Config;
 use crate::signals::Stop;
 
-use reload::Reloader;
+use reload::{Hangup, Reloader};
 
 /// Descriptors that a session with a stream holds: for the session its control socket, a pidfd,
 /// bells and segments, which are eleven, and one upstream connection for the stream.
@@ -52,6 +52,8 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 async fn serve(config: Config, threads: usize) -> Outcome {
+    // From here on no signal ends the process by itself.
+    let (stop, hangup) = (Stop::new(), Hangup::new());
     let table = route_table(&config, &[])?;
     let (listener, socket) = listener::open(&config.broker)?;
     warn_of_keys_in_environment(&config);
@@ -60,7 +62,7 @@ async fn serve(config: Config, threads: usize) -> Outcome {
     let (routes, endpoints) = (config.routes.len(), config.endpoints.len());
     info!(socket = %socket.display(), routes, endpoints, threads, "serving");
     let (begin_drain, drain) = oneshot::channel();
-    let mut reloader = Reloader::new(config, Arc::clone(&broker));
+    let mut reloader = Reloader::new(config, Arc::clone(&broker), hangup);
     notify::ready();
     let drain = async move {
         // A sender that is gone has asked for the end too.
@@ -68,7 +70,7 @@ async fn serve(config: Config, threads: usize) -> Outcome {
     };
     tokio::select! {
         report = broker.serve(listener, drain) => Ok(ended(&report?)),
-        () = stop_twice(begin_drain) => {
+        () = stop_twice(stop, begin_drain) => {
             warn!("stopped at once: asked a second time");
             Ok(ExitCode::FAILURE)
         }
@@ -78,8 +80,7 @@ async fn serve(config: Config, threads: usize) -> Outcome {
 }
 
 /// The first request to stop begins the drain; the second is the end of this future.
-async fn stop_twice(begin_drain: oneshot::Sender<()>) {
-    let mut stop = Stop::new();
+async fn stop_twice(mut stop: Stop, begin_drain: oneshot::Sender<()>) {
     stop.requested().await;
     info!("stopping: nothing new is taken, what is in flight goes on");
     notify::stopping();

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use ringmain_broker::Broker;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::assemble::{AssembleError, route_table};
@@ -17,19 +17,29 @@ use super::notify;
 pub struct Reloader {
     config: Config,
     broker: Arc<Broker>,
+    hangup: Hangup,
+}
+
+/// SIGHUP, which no longer ends the process by itself.
+pub struct Hangup(Option<Signal>);
+
+impl Hangup {
+    /// Must be called inside a runtime.
+    pub fn new() -> Hangup {
+        Hangup(signal(SignalKind::hangup()).ok())
+    }
 }
 
 impl Reloader {
     /// For a broker that runs with this configuration.
-    pub fn new(config: Config, broker: Arc<Broker>) -> Reloader {
-        Reloader { config, broker }
+    pub fn new(config: Config, broker: Arc<Broker>, hangup: Hangup) -> Reloader {
+        Reloader { config, broker, hangup }
     }
 
     /// Reloads at each SIGHUP.
     pub async fn run(&mut self) -> Infallible {
-        let mut hangup = signal(SignalKind::hangup()).ok();
         loop {
-            received(&mut hangup).await;
+            received(&mut self.hangup.0).await;
             notify::reloading();
             match self.reload() {
                 Ok(()) => info!(

@@ -87,7 +87,8 @@ fn authorize(inbound: &Inbound<'_>, record: &mut Record) -> Result<Arc<Served>, 
 /// The request for one endpoint. Its body goes out from where it lies if nobody looks into it.
 fn call<'a>(inbound: &'a Inbound<'_>, target: &'a ServedTarget, progress: Progress) -> Call<'a> {
     let mut call = Call::new(&inbound.head, Bytes::new(), inbound.mode, inbound.flags);
-    call.model = target.model.as_deref();
+    let judged = target.is_guarded.then_some(inbound.head.route);
+    call.model = target.model.as_deref().or(judged);
     call.progress = progress;
     call.body = match target.endpoint.looks_into(&call) {
         true => inbound.body.copied(),

@@ -1,5 +1,6 @@
 //! Which endpoint serves a model name, for whom.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -52,6 +53,9 @@ pub(crate) struct Served {
 pub(crate) struct ServedTarget {
     pub endpoint: Arc<Endpoint>,
     pub model: Option<String>,
+    /// Some route to this endpoint is not for everybody. The body's own model name is what the
+    /// endpoint goes by, so it must not differ from the name that was judged.
+    pub is_guarded: bool,
     weight: usize,
 }
 
@@ -119,7 +123,9 @@ impl RouteTable {
         }
         let models: Vec<_> = routes.iter().map(|route| route.model.as_str()).collect();
         let patterns = RouteMatch::new(&models)?;
-        let routes = routes.into_iter().map(|route| serve(route, &endpoints).map(Arc::new));
+        let guarded = guarded_endpoints(&routes);
+        let serve = |route| serve(route, &endpoints, &guarded).map(Arc::new);
+        let routes = routes.into_iter().map(serve);
         Ok(RouteTable { patterns, routes: routes.collect::<Result<_, _>>()?, endpoints })
     }
 
@@ -161,7 +167,17 @@ fn first_double(endpoints: &[Arc<Endpoint>]) -> Option<String> {
     (0..endpoints.len()).find(|at| named_before(*at)).map(|at| endpoints[at].name().to_owned())
 }
 
-fn serve(route: Route, endpoints: &[Arc<Endpoint>]) -> Result<Served, RouteError> {
+/// Names of the endpoints that a route with an allow list leads to.
+fn guarded_endpoints(routes: &[Route]) -> HashSet<String> {
+    let guarded = routes.iter().filter(|route| route.allow.is_some());
+    guarded.flat_map(|route| &route.targets).map(|target| target.endpoint.clone()).collect()
+}
+
+fn serve(
+    route: Route,
+    endpoints: &[Arc<Endpoint>],
+    guarded: &HashSet<String>,
+) -> Result<Served, RouteError> {
     let mut targets = Vec::with_capacity(route.targets.len());
     for target in route.targets.into_iter().filter(|target| target.weight > 0) {
         let endpoint = endpoints.iter().find(|e| e.name() == target.endpoint);
@@ -170,6 +186,7 @@ fn serve(route: Route, endpoints: &[Arc<Endpoint>]) -> Result<Served, RouteError
             endpoint: target.endpoint.clone(),
         })?;
         targets.push(ServedTarget {
+            is_guarded: guarded.contains(endpoint.name()),
             endpoint,
             model: target.model,
             weight: target.weight as usize,
@@ -192,5 +209,51 @@ fn nearest_hint(nearest: Option<&str>, routes: usize) -> String {
     match nearest {
         Some(nearest) => format!("; the nearest of {routes} is {nearest:?}"),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmain_upstream::EndpointConfig;
+
+    fn endpoint(name: &str) -> Arc<Endpoint> {
+        Arc::new(Endpoint::new(EndpointConfig::new(name, "http://127.0.0.1:9/v1")).unwrap())
+    }
+
+    fn route(model: &str, targets: Vec<Target>) -> Route {
+        Route { model: model.to_owned(), targets, allow: None }
+    }
+
+    #[test]
+    fn one_endpoint_and_no_route_serves_everything() {
+        let table = RouteTable::new(vec![], vec![endpoint("only")]).unwrap();
+        let served = table.find("whatever").unwrap();
+        assert_eq!((served.model.as_str(), served.pick().endpoint.name()), ("*", "only"));
+    }
+
+    #[test]
+    fn targets_take_turns_by_weight() {
+        let weighted = |name, weight| Target { weight, ..Target::new(name) };
+        let targets = vec![weighted("a", 3), weighted("out", 0), weighted("b", 1)];
+        let endpoints = ["a", "b", "out"].map(endpoint).to_vec();
+        let table = RouteTable::new(vec![route("m", targets)], endpoints).unwrap();
+        let served = table.find("m").unwrap();
+        let picked: Vec<_> = (0..8).map(|_| served.pick().endpoint.name().to_owned()).collect();
+        let count = |name: &str| picked.iter().filter(|picked| *picked == name).count();
+        assert_eq!((count("a"), count("b"), count("out")), (6, 2, 0));
+    }
+
+    #[test]
+    fn faulty_tables_are_refused_by_name() {
+        let error = |routes, names: &[&str]| {
+            let endpoints = names.iter().map(|name| endpoint(name)).collect();
+            RouteTable::new(routes, endpoints).err().unwrap()
+        };
+        assert_eq!(error(vec![], &["a", "b"]), RouteError::Undecided(2));
+        assert_eq!(error(vec![], &["a", "a"]), RouteError::DoubleEndpoint("a".into()));
+        assert_eq!(error(vec![route("m", vec![])], &["a"]), RouteError::Empty("m".into()));
+        let unknown = error(vec![route("m", vec![Target::new("x")])], &["a"]);
+        assert!(unknown.to_string().contains(r#"names endpoint "x""#), "{unknown}");
     }
 }

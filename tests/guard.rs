@@ -8,9 +8,8 @@ use ringmain_client::{Client, Code};
 use ringmain_sim::{Provider, ProviderConfig};
 
 fn ask(client: &Client, route: &str, model: &str) -> Result<serde_json::Value, Code> {
-    let body = format!(
-        r#"{{"model":"{model}","messages":[{{"role":"user","content":"[[sim n=1]]"}}]}}"#
-    );
+    let body =
+        format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"[[sim n=1]]"}}]}}"#);
     let reply = client.request(route, "/chat/completions").body(body.as_bytes()).send();
     reply.map(|reply| serde_json::from_slice(&reply.body).unwrap()).map_err(|error| error.code())
 }

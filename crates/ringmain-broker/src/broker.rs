@@ -1,12 +1,11 @@
 //! The broker as its owner sees it, and what all its sessions share.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use ringmain_policy::RateBucket;
@@ -17,7 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::account::Ledger;
 use crate::allow::Identity;
 use crate::config::BrokerConfig;
-use crate::counters::{EndpointRow, Live, Segment, SessionRow, Snapshot, State};
+use crate::counters::{Live, Snapshot, State};
 use crate::drain::{self, DrainReport};
 use crate::failure::Failure;
 use crate::listen;
@@ -32,8 +31,6 @@ use crate::stop::StopCause;
 const REFUSALS_MAX: usize = 256;
 /// Log lines per second for refused attachments.
 const REFUSAL_LINES_PER_S: u32 = 10;
-/// Least time between two writes of the counters.
-const COUNTERS_EVERY: Duration = Duration::from_millis(250);
 
 /// One broker: sessions, routes, quotas, counters.
 ///
@@ -178,6 +175,10 @@ impl Broker {
         &self.ledger
     }
 
+    pub(crate) fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
     pub(crate) fn live(&self) -> &Live {
         &self.live
     }
@@ -222,6 +223,7 @@ impl Broker {
     /// the drain see the exchange or the exchange see the drain.
     pub(crate) fn enter(&self) {
         self.live.exchanges.fetch_add(1, Ordering::SeqCst);
+        self.live.touch();
     }
 
     /// An exchange is in flight no more.
@@ -280,78 +282,11 @@ impl Broker {
     }
 }
 
-/// The counters segment.
-impl Broker {
-    fn open_counters(&self) -> Option<Segment> {
-        let name = self.config.counters.as_deref()?;
-        Segment::create(name, self.config.counters_gid)
-            .inspect_err(|error| tracing::warn!(name, %error, "no counters segment"))
-            .ok()
-    }
-
-    async fn publish(&self, segment: &mut Option<Segment>) -> Infallible {
-        // Bound: as long as the broker serves, and at most one write per interval.
-        loop {
-            let state = self.snapshot().state;
-            self.write_counters(segment, state);
-            tokio::time::sleep(COUNTERS_EVERY).await;
-            self.live.changed().await;
-        }
-    }
-
-    fn write_counters(&self, segment: &mut Option<Segment>, state: State) {
-        let Some(open) = segment else { return };
-        if let Err(error) = open.write(&self.snapshot_in(state)) {
-            tracing::warn!(%error, "the counters segment is given up");
-            *segment = None;
-        }
-    }
-
-    fn snapshot_in(&self, state: State) -> Snapshot {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let sessions = self.all_sessions();
-        let mut snapshot = Snapshot {
-            state,
-            pid: std::process::id(),
-            epoch: self.epoch,
-            started_ms: self.started_ms,
-            updated_ms: now.as_millis() as u64,
-            sessions: sessions.len() as u64,
-            endpoints: self.endpoints().iter().map(|endpoint| endpoint_row(endpoint)).collect(),
-            session_rows: sessions.iter().map(session_row).collect(),
-            ..Snapshot::default()
-        };
-        self.live.fill(&mut snapshot);
-        snapshot
-    }
-}
-
 impl Drop for Listed {
     fn drop(&mut self) {
         self.session.stop_all(StopCause::SessionClosed);
         self.broker.sessions.lock().remove(&self.session.id);
         self.broker.changed.notify_waiters();
         self.broker.live.touch();
-    }
-}
-
-fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
-    let stats = endpoint.stats();
-    EndpointRow {
-        name: endpoint.name().to_owned(),
-        connections_opened: stats.connections_opened,
-        connections_reused: stats.connections_reused,
-        requests: stats.requests,
-        answers: stats.answers,
-    }
-}
-
-fn session_row(session: &Arc<Session>) -> SessionRow {
-    SessionRow {
-        session: session.id,
-        uid: session.peer.uid,
-        pid: u32::try_from(session.peer.pid).unwrap_or(0),
-        exchanges: session.exchanges.load(Relaxed),
-        exchanges_total: session.exchanges_total.load(Relaxed),
     }
 }

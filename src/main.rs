@@ -23,8 +23,9 @@ fn main() -> ExitCode {
     }
     match commands::run(cli.command) {
         Ok(status) => status,
-        // Whoever read the output has had enough of it; that is not worth a message.
-        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        // Whoever read the output has had enough of it; that is not worth a message. The status
+        // is that of a program that the signal ends, as most are then.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::from(128 + Signal::SIGPIPE as u8),
         Err(error) => {
             for line in error.to_string().lines() {
                 eprintln!("ringmain: {line}");

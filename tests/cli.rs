@@ -202,7 +202,7 @@ fn interrupting_chat_cancels_upstream() {
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_error() {
+fn a_reader_that_has_enough_ends_it_without_a_word() {
     let provider = provider();
     let broker = Broker::start(provider.addr(), Config::default());
     let mut child = Command::new(ringmain())
@@ -217,7 +217,7 @@ fn a_reader_that_has_enough_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(stderr(&output), "");
-    assert!(output.status.success());
+    assert_eq!(output.status.code(), Some(141));
 }
 
 #[test]
@@ -385,4 +385,34 @@ fn the_demo_delivers_every_token() {
     assert!(output.status.success(), "{text}\n{}", stderr(&output));
     assert!(text.contains("12 of 12"), "{text}");
     assert!(text.contains("every token of every stream arrived intact"), "{text}");
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(ringmain())
+        .args(["demo", "--tokens", "200", "--streams", "2"])
+        .env("XDG_RUNTIME_DIR", dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first progress: provider, broker and consumers run.
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let running = lines.find(|line| line.as_ref().unwrap().ends_with("tokens"));
+    assert!(running.is_some());
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).unwrap();
+    let children: Vec<String> = children.split_ascii_whitespace().map(str::to_owned).collect();
+    assert_eq!(children.len(), 5, "{children:?}");
+    let socket = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let counters = ringmain_broker::counters::segment_name(&socket.join("broker.sock"));
+    kill(Pid::from_raw(demo.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    common::eventually("the children end", || {
+        children.iter().all(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            status.is_empty() || status.contains(") Z ")
+        })
+    });
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(!Path::new("/dev/shm").join(counters).exists());
 }

@@ -9,7 +9,7 @@ mod usage;
 
 use std::collections::HashSet;
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -57,18 +57,20 @@ pub fn run(args: &Demo) -> Outcome {
 }
 
 async fn perform(args: &Demo) -> Outcome {
+    let mut out = io::stdout();
     let stage = Stage::build()?;
     let (provider, base_url) = Actor::provider().await?;
     let streams = u64::from(args.streams * ROUNDS) * CONSUMERS.len() as u64;
     let per_round = args.tokens / ROUNDS;
-    println!(
+    writeln!(
+        out,
         "{} processes, each {} streams at once, {ROUNDS} rounds of {per_round} tokens, \
          50 tokens/s",
         CONSUMERS.len(),
         args.streams
-    );
+    )?;
 
-    println!("\nthrough ringmain: provider - HTTP - broker - shared memory - consumers");
+    writeln!(out, "\nthrough ringmain: provider - HTTP - broker - shared memory - consumers")?;
     let broker = stage.start_broker(&base_url).await?;
     let pid = broker.pid().ok_or("the broker ended before the streams began")?;
     let before = Usage::of(pid);
@@ -78,13 +80,13 @@ async fn perform(args: &Demo) -> Outcome {
     (ours.opened, ours.reused) = connections(&base_url).await?;
     broker.stop().await;
 
-    println!("\nwithout: provider - HTTP - consumers");
+    writeln!(out, "\nwithout: provider - HTTP - consumers")?;
     let mut direct = consume(args, &base_url).await?;
     (direct.opened, direct.reused) = connections(&base_url).await?;
     provider.stop().await;
 
-    println!();
-    table::print(&mut io::stdout().lock(), &ours, &direct)?;
+    writeln!(out)?;
+    table::print(&mut out, &ours, &direct)?;
     verdict(&stage, streams, &ours, &direct)
 }
 
@@ -100,7 +102,7 @@ fn verdict(stage: &Stage, streams: u64, ours: &Run, direct: &Run) -> Outcome {
     if !direct.is_intact(streams) {
         return Err("not every token arrived over HTTP".into());
     }
-    println!("\nevery token of every stream arrived intact");
+    writeln!(io::stdout(), "\nevery token of every stream arrived intact")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -76,7 +76,7 @@ const POPULATE_BYTES: usize = POPULATE_BYTES_MAX / 2;
 pub(crate) fn attach(config: &Config, deadline_ns: Option<u64>) -> Result<Attachment> {
     let mut patience = Patience::new(config, deadline_ns);
     loop {
-        let attempt = Knock::send(config).and_then(|knock| knock.wait_blocking(patience.until_ns));
+        let attempt = Knock::send(config).and_then(|knock| knock.wait_blocking(&patience));
         match attempt {
             Ok(attachment) => return Ok(attachment),
             Err(error) => thread::sleep(patience.wait_after(error)?),
@@ -137,7 +137,7 @@ impl Knock {
         })
     }
 
-    fn wait_blocking(self, until_ns: u64) -> Result<Attachment> {
+    fn wait_blocking(self, patience: &Patience) -> Result<Attachment> {
         let io = |error| lost("waiting for the broker failed", error);
         // The session's own bell comes with the answer; until then an idle one stands in.
         let (bell, _ringing_end) = bell_pair().map_err(io)?;
@@ -147,11 +147,11 @@ impl Knock {
             if let Some((welcome, fds)) = self.answer()? {
                 return self.finish(welcome, fds);
             }
-            let left_ns = until_ns.saturating_sub(monotonic_ns());
-            if left_ns == 0 {
+            let left = patience.left();
+            if left.is_zero() {
                 return Err(silent());
             }
-            let woken = sleeper.sleep(Some(Duration::from_nanos(left_ns))).map_err(io)?;
+            let woken = sleeper.sleep(Some(left)).map_err(io)?;
             if woken.exited && !woken.control {
                 let exited = io::Error::from(io::ErrorKind::ConnectionReset);
                 return Err(lost("the broker exited", exited));
@@ -240,10 +240,9 @@ impl Patience {
         }
     }
 
-    /// When the last attempt has to be over.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn until_ns(&self) -> u64 {
-        self.until_ns
+    /// Time until the last attempt has to be over.
+    pub(crate) fn left(&self) -> Duration {
+        Duration::from_nanos(self.until_ns.saturating_sub(monotonic_ns()))
     }
 
     /// How long to wait before the next attempt.
@@ -256,8 +255,8 @@ impl Patience {
         if final_quota || !error.is_retryable() {
             return Err(error);
         }
-        let left_ns = self.until_ns.saturating_sub(monotonic_ns());
-        if left_ns == 0 {
+        let left = self.left();
+        if left.is_zero() {
             return Err(self.before.take().unwrap_or(error));
         }
         self.before = Some(error);
@@ -265,7 +264,7 @@ impl Patience {
         hasher.write_u32(self.attempt);
         let delay = BACKOFF.delay(self.attempt, hasher.finish());
         self.attempt = self.attempt.saturating_add(1);
-        Ok(delay.min(Duration::from_nanos(left_ns)))
+        Ok(delay.min(left))
     }
 }
 

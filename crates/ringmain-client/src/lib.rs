@@ -39,6 +39,7 @@ mod hub;
 mod item;
 mod json;
 mod link;
+mod news;
 mod outbox;
 mod reader;
 mod reply;

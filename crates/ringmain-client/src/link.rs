@@ -6,15 +6,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ringmain_ring::{Armed, LaneReader};
-use ringmain_shm::{Control, Sleeper, Woken, WriteMap, monotonic_ns};
-use ringmain_wire::control::Message;
-use ringmain_wire::limits::CONTROL_BYTES_MAX;
+use ringmain_shm::{Sleeper, Woken, WriteMap, monotonic_ns};
 use ringmain_wire::{Code, ExchangeId, Geometry, LaneId, Stage};
 
 use crate::attach::Attachment;
 use crate::config::{Wait, may_spin};
 use crate::error::{Error, Result};
 use crate::item::Item;
+use crate::news::{Fault, read_news};
 use crate::outbox::{Draft, Outbox};
 use crate::reader::{Progress, Reader, Ready};
 use crate::request::Request;
@@ -55,22 +54,6 @@ enum Owner {
     Drain,
 }
 
-/// Why an attachment is of no use any more.
-#[derive(Clone, Debug)]
-pub(crate) enum Fault {
-    /// The broker's process or its end of the socket is gone.
-    Gone,
-    /// The broker closed the session, and said why.
-    Closed(Code, String),
-}
-
-/// What came over the control socket.
-#[derive(Debug, Default)]
-pub(crate) struct News {
-    pub(crate) fault: Option<Fault>,
-    pub(crate) draining: bool,
-}
-
 /// Gap between frames below which an adaptive wait spins, and how long it spins at most: about
 /// the price of a sleep and its wake-up.
 const SPIN_NS_MAX: u64 = 50_000;
@@ -80,9 +63,6 @@ const SPINS_PER_CLOCK: u32 = 256;
 const CLOCKS_PER_CHECK: u32 = 64;
 /// Looks in vain between two looks at the socket for a caller that polls.
 const LOOKS_PER_CHECK: u32 = 1024;
-/// Control datagrams taken at once.
-const DATAGRAMS_PER_TURN: usize = 64;
-
 impl Link {
     pub(crate) fn new(serial: u32, attachment: Attachment, wait: Wait) -> Result<Link> {
         let control = attachment.control.as_fd();
@@ -457,29 +437,6 @@ impl Attachment {
     }
 }
 
-impl Fault {
-    /// The error of an exchange that this ended.
-    pub(crate) fn error(&self, attachment: &Attachment, latest_epoch: u64) -> Error {
-        let restarted = latest_epoch != attachment.welcome.epoch;
-        let session = attachment.welcome.session;
-        match self {
-            Fault::Closed(code, text) => {
-                Error::new(*code, Stage::Relay, format!("the broker closed the session: {text}"))
-            }
-            Fault::Gone if restarted => Error::new(
-                Code::BrokerRestarted,
-                Stage::Relay,
-                format!("session {session} belonged to a broker that was replaced; send it again"),
-            ),
-            Fault::Gone => Error::new(
-                Code::BrokerGone,
-                Stage::Relay,
-                format!("the broker of session {session} exited; the next call attaches anew"),
-            ),
-        }
-    }
-}
-
 pub(crate) fn new_reader(attachment: &Attachment, lane: LaneId) -> Reader {
     let (caller, responder) = (attachment.caller.clone(), attachment.responder.clone());
     Reader::new(LaneReader::new(caller, responder, attachment.welcome.geometry, lane))
@@ -487,37 +444,6 @@ pub(crate) fn new_reader(attachment: &Attachment, lane: LaneId) -> Reader {
 
 pub(crate) fn deadline_error() -> Error {
     Error::new(Code::DeadlineExceeded, Stage::Relay, "the exchange was cancelled; allow more time")
-}
-
-/// Reads what the broker sent over the control socket.
-pub(crate) fn read_news(control: &Control) -> News {
-    let mut news = News::default();
-    let mut buffer = [0; CONTROL_BYTES_MAX];
-    for _ in 0..DATAGRAMS_PER_TURN {
-        let bytes = match control.recv(&mut buffer) {
-            Ok(received) => received.bytes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(_) => 0,
-        };
-        if bytes == 0 {
-            news.fault.get_or_insert(Fault::Gone);
-            break;
-        }
-        match Message::parse(&buffer[..bytes]) {
-            Ok(Message::Ring) => {}
-            Ok(Message::Draining) => news.draining = true,
-            Ok(Message::Goodbye(goodbye)) => {
-                news.fault = Some(Fault::Closed(goodbye.code, goodbye.text));
-            }
-            Ok(_) => news.fault = Some(unexpected("a message that does not belong here")),
-            Err(error) => news.fault = Some(unexpected(&error.to_string())),
-        }
-    }
-    news
-}
-
-fn unexpected(what: &str) -> Fault {
-    Fault::Closed(Code::ViolationControl, what.to_owned())
 }
 
 fn sleep_error(error: io::Error) -> Error {

@@ -161,3 +161,20 @@ async fn a_forked_child_leaves_the_parents_streams_alone() {
     assert_eq!(client.chat("tiny").user("x").send_async().await.unwrap().status(), 200);
     fake.seen(|seen| assert_eq!((seen.arenas.len(), seen.cancels), (2, 0)));
 }
+
+#[tokio::test]
+async fn the_patience_of_many_callers_does_not_add_up() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let wait = Duration::from_millis(200);
+    let client = Client::builder().socket(socket(&dir)).attach_wait(wait).build().unwrap();
+    let calls: Vec<_> = (0..1000)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.chat("tiny").user("x").send_async().await })
+        })
+        .collect();
+    // Two hundred seconds if they waited one after the other: the watchdog would end the test.
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap_err().code(), Code::BrokerAbsent);
+    }
+}

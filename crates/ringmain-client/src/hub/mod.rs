@@ -7,42 +7,32 @@
 //! something. Whoever left a waker before that look is seen by it, and whoever comes later looks
 //! itself after arming.
 
-use std::future::poll_fn;
+mod open;
+mod task;
+
 use std::io;
 use std::mem;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::Waker;
 
 use ringmain_ring::Armed;
-use ringmain_shm::{Readiness, WriteMap, monotonic_ns};
-use ringmain_wire::limits::LANES_DEFAULT;
+use ringmain_shm::WriteMap;
 use ringmain_wire::{Code, Geometry, LaneId, Stage};
 use tokio::runtime::Handle as Runtime;
 use tokio::task::AbortHandle;
 
-use crate::async_stream::AsyncStream;
-use crate::attach::{Attachment, Knock, Patience, silent};
-use crate::body::Body;
-use crate::client::{Charge, Pool};
-use crate::config::Config;
+use crate::attach::Attachment;
+use crate::client::Charge;
 use crate::error::{Error, Result};
-use crate::link::{Fault, new_reader, read_news};
-use crate::outbox::{Draft, Outbox, chunk_bytes, encode_head};
+use crate::link::new_reader;
+use crate::news::Fault;
+use crate::outbox::{Draft, Outbox};
 use crate::reader::Reader;
 use crate::request::Request;
-use crate::session::deadline_ns;
 
-/// The shared sessions of a client.
-#[derive(Debug, Default)]
-pub(crate) struct Hubs {
-    // Bound: the client's `sessions_max`.
-    list: Mutex<Vec<Arc<HubHandle>>>,
-    /// One task opens a session while the others that found none wait for it.
-    opening: tokio::sync::Mutex<()>,
-}
+pub(crate) use open::{Hubs, submit};
+use task::{EndGuard, Ends, react};
 
 /// Keeps a hub's task running.
 #[derive(Debug)]
@@ -82,150 +72,6 @@ struct State {
 struct Place {
     waker: Option<Waker>,
     watched_offset: usize,
-}
-
-/// What the hub's task waits for.
-#[derive(Debug)]
-struct Ends {
-    bell: Readiness,
-    control: Readiness,
-    exit: Readiness,
-}
-
-/// Lanes of a shared session, unless the caller chose a geometry: fewer sessions, and more tokens
-/// per wake-up, than with the default of a session that one thread uses.
-const LANES_SHARED: u32 = 256;
-
-// --- Submitting ------------------------------------------------------------------------------
-
-/// Sends a request on a shared session with room, or on a new one.
-pub(crate) async fn submit<B: Body>(
-    pool: &Arc<Pool>,
-    request: &Request<'_>,
-    body: B,
-) -> Result<AsyncStream> {
-    let runtime = Runtime::try_current().map_err(|_| {
-        Error::new(Code::InvalidRequest, Stage::Submit, "async calls need a tokio runtime")
-    })?;
-    let head = encode_head(&request.head)?;
-    let deadline_ns = deadline_ns(request.deadline)?;
-    let body_bytes_max = body.bytes_max();
-    let (handle, draft) = match pool.hubs.reserve(head, body_bytes_max) {
-        Ok(reserved) => reserved,
-        Err(head) => open(pool, runtime, head, body_bytes_max, deadline_ns).await?,
-    };
-    send(handle, draft, request, body, deadline_ns)
-}
-
-async fn open(
-    pool: &Arc<Pool>,
-    runtime: Runtime,
-    head: Vec<u8>,
-    body_bytes_max: u64,
-    deadline_ns: Option<u64>,
-) -> Result<(Arc<HubHandle>, Draft)> {
-    let _turn = pool.hubs.opening.lock().await;
-    // Somebody may have opened one meanwhile.
-    let head = match pool.hubs.reserve(head, body_bytes_max) {
-        Ok(reserved) => return Ok(reserved),
-        Err(head) => head,
-    };
-    let mut config = pool.config_for(chunk_bytes(head.len(), body_bytes_max), body_bytes_max)?;
-    config.geometry = shared(config.geometry);
-    let charge = pool.charge()?;
-    let attachment = match attach_async(&config, deadline_ns).await {
-        Ok(attachment) => attachment,
-        Err(error) => return Err(pool.too_large(error, &config, body_bytes_max)),
-    };
-    pool.latest_epoch.store(attachment.welcome.epoch, Ordering::Relaxed);
-    let hub = Hub::new(attachment, Arc::clone(&pool.latest_epoch));
-    let handle = Arc::new(HubHandle::start(hub, &runtime, charge)?);
-    let draft = handle.hub()?.reserve(head, body_bytes_max).map_err(|(error, _)| error)?;
-    pool.hubs.list().push(Arc::clone(&handle));
-    Ok((handle, draft))
-}
-
-fn send(
-    handle: Arc<HubHandle>,
-    mut draft: Draft,
-    request: &Request<'_>,
-    body: impl Body,
-    deadline_ns: Option<u64>,
-) -> Result<AsyncStream> {
-    let hub = handle.hub()?;
-    if let Err(error) = draft.fill(body) {
-        hub.lock().outbox.abandon(draft);
-        return Err(error);
-    }
-    let lane = draft.lane;
-    let reader = hub.publish(draft, request, deadline_ns)?;
-    let deadline_ns = hub.attachment.cap(deadline_ns);
-    Ok(AsyncStream::new(handle, lane, reader, deadline_ns))
-}
-
-fn shared(geometry: Geometry) -> Geometry {
-    if geometry.lanes() != LANES_DEFAULT {
-        return geometry;
-    }
-    Geometry::new(LANES_SHARED, geometry.lane_bytes(), geometry.arena_bytes()).unwrap_or(geometry)
-}
-
-async fn attach_async(config: &Config, deadline_ns: Option<u64>) -> Result<Attachment> {
-    let mut patience = Patience::new(config, deadline_ns);
-    loop {
-        match knock_async(config, patience.until_ns()).await {
-            Ok(attachment) => return Ok(attachment),
-            Err(error) => tokio::time::sleep(patience.wait_after(error)?).await,
-        }
-    }
-}
-
-async fn knock_async(config: &Config, until_ns: u64) -> Result<Attachment> {
-    let knock = Knock::send(config)?;
-    let control = knock.control.try_clone_fd().and_then(Readiness::new).map_err(watch_error)?;
-    loop {
-        if let Some((welcome, fds)) = knock.answer()? {
-            return knock.finish(welcome, fds);
-        }
-        let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
-        if left.is_zero() {
-            return Err(silent());
-        }
-        if let Ok(readable) = tokio::time::timeout(left, control.readable()).await {
-            readable.map_err(watch_error)?;
-        }
-    }
-}
-
-fn watch_error(error: io::Error) -> Error {
-    let text = format!("a descriptor could not be watched: {error}");
-    Error::new(Code::Internal, Stage::Attach, text).with_source(error)
-}
-
-// --- Hubs ------------------------------------------------------------------------------------
-
-impl Hubs {
-    /// Lane and chunk on the first session that has both; the head comes back when none has.
-    fn reserve(
-        &self,
-        mut head: Vec<u8>,
-        body_bytes_max: u64,
-    ) -> Result<(Arc<HubHandle>, Draft), Vec<u8>> {
-        let mut list = self.list();
-        list.retain(|handle| handle.hub().is_ok_and(|hub| hub.is_open()));
-        for handle in list.iter() {
-            let Ok(hub) = handle.hub() else { continue };
-            match hub.reserve(head, body_bytes_max) {
-                Ok(draft) => return Ok((Arc::clone(handle), draft)),
-                Err((_, same)) => head = same,
-            }
-        }
-        Err(head)
-    }
-
-    fn list(&self) -> MutexGuard<'_, Vec<Arc<HubHandle>>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 // --- HubHandle -------------------------------------------------------------------------------
@@ -444,58 +290,7 @@ impl State {
     }
 }
 
-// --- The task --------------------------------------------------------------------------------
-
-impl Ends {
-    fn new(attachment: &Attachment) -> io::Result<Ends> {
-        let watch = |fd: std::os::fd::BorrowedFd<'_>| Readiness::new(fd.try_clone_to_owned()?);
-        Ok(Ends {
-            bell: watch(attachment.bell.as_fd())?,
-            control: watch(attachment.control.as_fd())?,
-            exit: watch(attachment.pidfd.as_fd())?,
-        })
-    }
-
-    /// Ready when anything happened. An error: the broker is gone, or cannot be watched any more.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<(bool, bool)>> {
-        let bell = self.bell.poll_readable(cx)?.is_ready();
-        let control = self.control.poll_readable(cx)?.is_ready();
-        let exited = self.exit.poll_readable(cx)?.is_ready();
-        match bell || control || exited {
-            true => Poll::Ready(Ok((control, exited))),
-            false => Poll::Pending,
-        }
-    }
-}
-
-/// Ends the hub however its task ends: with the broker, or with its runtime.
-struct EndGuard(Arc<Hub>);
-
-impl Drop for EndGuard {
-    fn drop(&mut self) {
-        let text = "the runtime that served it was shut down; call again";
-        self.0.end(Fault::Closed(Code::SessionClosed, text.to_owned()));
-    }
-}
-
-/// The guard comes from outside: a task that is never polled runs none of its own code.
-async fn react(guard: EndGuard, ends: Ends) {
-    let hub = &guard.0;
-    let mut woken = Vec::new();
-    loop {
-        let Ok((control, exited)) = poll_fn(|cx| ends.poll(cx)).await else {
-            return hub.end(Fault::Gone);
-        };
-        if control {
-            let news = read_news(&hub.attachment.control);
-            hub.lock().closing |= news.draining;
-            if let Some(fault) = news.fault {
-                return hub.end(fault);
-            }
-        }
-        if exited {
-            return hub.end(Fault::Gone);
-        }
-        hub.turn(&mut woken);
-    }
+fn watch_error(error: io::Error) -> Error {
+    let text = format!("a descriptor could not be watched: {error}");
+    Error::new(Code::Internal, Stage::Attach, text).with_source(error)
 }

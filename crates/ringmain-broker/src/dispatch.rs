@@ -25,16 +25,16 @@ pub(crate) async fn send(
 
 /// Ready when the request makes no progress for as long as its stage may take.
 ///
-/// The stage is looked at four times per limit, so a limit is at most a quarter late, and a
-/// request that is answered in time costs one timer.
+/// The stage is looked at four times per shortest limit, so a limit is at most a quarter of that
+/// late, and a request that is answered in time costs one timer.
 async fn stalled(endpoint: &str, progress: &Progress, limits: &ExchangeLimits) -> Failure {
+    let step = (limits.write.min(limits.head) / 4).max(Duration::from_millis(1));
     let mut seen = (progress.stage(), progress.body_bytes());
     let mut since = Instant::now();
     // Bound: the first round without a change for the limit of its stage is the last.
     loop {
         let limit = limit_of(seen.0, limits);
-        let look_at = Instant::now() + (limit / 4).max(Duration::from_millis(1));
-        sleep_until(look_at.min(since + limit)).await;
+        sleep_until((Instant::now() + step).min(since + limit)).await;
         let now = (progress.stage(), progress.body_bytes());
         if now != seen {
             (seen, since) = (now, Instant::now());

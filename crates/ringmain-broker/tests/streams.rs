@@ -255,6 +255,27 @@ async fn each_limit_has_a_code_of_its_own() {
     assert_eq!(caller.finish(0).await.code(), Code::FirstContentTimeout);
 }
 
+/// An endpoint that takes connections and never reads what is sent.
+#[tokio::test]
+async fn a_request_that_the_endpoint_does_not_take_ends_at_the_write_limit() {
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", deaf.local_addr().unwrap());
+    let endpoint = ringmain_upstream::EndpointConfig::new("deaf", url);
+    let endpoint = Arc::new(ringmain_upstream::Endpoint::new(endpoint).unwrap());
+    let table = RouteTable::new(vec![], vec![endpoint]).unwrap();
+    let config = limited(|c| c.limits.write = Duration::from_millis(100));
+    let served = Served::start(config, table);
+    let geometry = Geometry::new(1, 4096, 64 << 20).unwrap();
+    let mut caller = Caller::try_attach(&served.socket, geometry).await.unwrap();
+    let body = vec![b' '; 32 << 20];
+    let id = caller.request(0, Mode::Body, &common::caller::head("tiny"), &body);
+    let got = caller.finish(0).await;
+    assert_eq!(got.code(), Code::WriteTimeout, "{got:?}");
+    // The HTTP client may hold the lent body for as long as its connection stands.
+    drop(deaf);
+    until(|| caller.loan_is_back(0, id)).await;
+}
+
 #[tokio::test]
 async fn contract_18_drain_finishes_what_runs_and_refuses_what_is_new() {
     let (gate, script) = gated(&deltas(&["b"]));

@@ -89,7 +89,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_later_than_either_limit(now in any::<u64>(), caller in any::<Option<u64>>(), total_ns in any::<u64>()) {
+        fn never_later_than_either_limit(
+            now in any::<u64>(),
+            caller in any::<Option<u64>>(),
+            total_ns in any::<u64>(),
+        ) {
             let deadline = Deadline::capped(now, caller, Duration::from_nanos(total_ns));
             prop_assert!(deadline.at_ns <= now.saturating_add(total_ns));
             prop_assert!(caller.is_none_or(|caller| deadline.at_ns <= caller));

@@ -12,6 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::call::{Phase, Progress};
 
+/// Most bytes that the HTTP client takes at once: it counts a piece as sent when it takes it, so
+/// the progress of a large body is seen in steps of this.
+const PIECE_BYTES_MAX: usize = 256 * 1024;
+
 /// Pieces of memory that leave one after the other, uncopied, with their exact total length, so
 /// that Content-Length is set. The connection's first grasp for a piece tells that the request is
 /// being sent.
@@ -70,7 +74,10 @@ impl Body for RequestBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        let piece = this.pieces.next();
+        let piece = match this.pieces.as_mut_slice().first_mut() {
+            Some(long) if long.len() > PIECE_BYTES_MAX => Some(long.split_to(PIECE_BYTES_MAX)),
+            _ => this.pieces.next(),
+        };
         if let Some(piece) = &piece {
             if let Some(witness) = &this.witness {
                 witness.saw(piece);

@@ -8,6 +8,7 @@
 
 mod layout;
 mod live;
+mod publish;
 mod segment;
 
 use std::os::unix::ffi::OsStrExt;

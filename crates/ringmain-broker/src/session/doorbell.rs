@@ -153,6 +153,9 @@ impl Drop for Bells {
 impl SlowRings {
     fn add(rings: &Arc<SlowRings>, bell: Arc<PeerBell>) {
         let mut queue = rings.queue.lock();
+        if queue.is_closed {
+            return;
+        }
         queue.pending.push(bell);
         if !queue.is_running {
             let thread = std::thread::Builder::new().name("slow-rings".to_owned());
@@ -192,6 +195,13 @@ impl SlowRings {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use ringmain_ring::Armed;
+    use ringmain_shm::{Compat, PeerSegment, WriteMap, bell_pair};
+    use ringmain_wire::Geometry;
+
     use super::*;
 
     #[test]
@@ -209,6 +219,40 @@ mod tests {
         assert_eq!(pace.due_ns.load(Relaxed), PAUSE_NS_MAX);
         pace.note(0, 5_000);
         assert!(!pace.is_slow());
+    }
+
+    /// Rings of a slow uid come late, from the other thread, and as one.
+    #[test]
+    fn deferred_rings_coalesce_and_come() {
+        let geometry = Geometry::new(1, 4096, 1 << 16).unwrap();
+        let bytes = geometry.caller_bytes();
+        let segment = PeerSegment::create("test", bytes, &Compat::default()).unwrap();
+        let caller = WriteMap::attach(segment.fd, bytes).unwrap();
+        let mut armed = Armed::new(caller, Geometry::CALLER_ARMED);
+        let (bell, ringer) = bell_pair().unwrap();
+        let bells = Bells::default();
+        let ring = Ring::new(segment.map, Geometry::CALLER_ARMED);
+        let peer = bells.bell(7, ring, Ringer::write(ringer));
+        peer.pace.strikes.store(STRIKES, Relaxed);
+        peer.pace.due_ns.store(monotonic_ns() + 20_000_000, Relaxed);
+        for _ in 0..3 {
+            armed.arm();
+            peer.ring_if_due();
+        }
+        assert!(peer.is_pending.load(Relaxed));
+        let mut counter = std::fs::File::from(OwnedFd::from(bell));
+        let mut count = [0; 8];
+        // Bound: by the test runner; the ring is due in 20 ms.
+        while counter.read_exact(&mut count).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(u64::from_ne_bytes(count), 1);
+        let slow = Arc::downgrade(&bells.slow);
+        drop((bells, peer));
+        // The thread ends with the broker.
+        while slow.strong_count() > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! directory of its own, and is gone when the world is dropped.
 #![allow(dead_code, reason = "each test file uses a part of the world")]
 
+pub mod in_process;
+pub mod peer;
+pub mod proc;
 pub mod record;
 
 use std::fs::{self, File};
@@ -180,6 +183,9 @@ impl Drop for Broker {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // A killed broker leaves its counters behind, for a successor that never comes here.
+        let counters = ringmain_broker::counters::segment_name(&self.socket());
+        let _ = fs::remove_file(Path::new("/dev/shm").join(counters));
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().rev().take(20).collect();
@@ -244,6 +250,13 @@ pub fn corpus() -> Option<PathBuf> {
 /// Whether a skip of this kind counts as a failure.
 pub fn required(what: &str) -> bool {
     std::env::var("RINGMAIN_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == what))
+}
+
+/// Says something about a run whether or not its test passes: a passing test's own output is not
+/// shown.
+pub fn report(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Everything that the reader gives until its end.

@@ -58,6 +58,12 @@ pub(super) async fn answer(
             Ok(asked) => answering.follow(asked).await,
             Err(error) => Ok(answering.refuse(400, &error.to_string())),
         },
+        Some(Target::Recorded) => {
+            match Asked::parse(Api::Chat, &body, answering.shared.config.seed) {
+                Ok(asked) if asked.plan.script.replay.is_some() => answering.follow(asked).await,
+                _ => Ok(answering.refuse(400, "this API has recordings only: ask for a replay")),
+            }
+        }
         Some(Target::Model(name)) => Ok(answering.value(&model(name))),
         Some(Target::Models) => {
             let models: Vec<Value> = ["tiny", "small", "embed"].map(model).into();

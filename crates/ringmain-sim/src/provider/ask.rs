@@ -18,6 +18,8 @@ pub(super) enum Target<'a> {
     Log,
     Model(&'a str),
     Models,
+    /// An API of which only recordings are known.
+    Recorded,
     Reset,
 }
 
@@ -100,6 +102,7 @@ pub(super) fn target<'a>(method: &Method, uri: &'a Uri) -> Option<Target<'a>> {
         (&Method::POST, "/chat/completions") => Some(Target::Api(Api::Chat)),
         (&Method::POST, "/completions") => Some(Target::Api(Api::Completions)),
         (&Method::POST, "/embeddings") => Some(Target::Api(Api::Embeddings)),
+        (&Method::POST, "/responses") => Some(Target::Recorded),
         (&Method::POST, "/sim/reset") => Some(Target::Reset),
         (&Method::GET, "/sim/log") => Some(Target::Log),
         (&Method::GET, "/models") => Some(Target::Models),

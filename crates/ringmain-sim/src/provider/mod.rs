@@ -6,6 +6,7 @@
 //! | method, path (with or without `/v1`) | answer |
 //! |---|---|
 //! | `POST /chat/completions`, `/completions` | a stream or a whole answer |
+//! | `POST /responses` | a recording |
 //! | `POST /embeddings` | deterministic vectors, as numbers or base64 |
 //! | `GET /models`, `/models/NAME` | a few names; any name is served |
 //! | `GET /sim/log` | the log, one [`ProviderRecord`] as JSON per line |

@@ -77,6 +77,14 @@ impl Child {
         told.unwrap_or(Ok(())).tried(format!("telling {} to go on", self.name))
     }
 
+    /// Fails when it has ended.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        match self.process.try_wait().tried(format!("looking at {}", self.name))? {
+            None => Ok(()),
+            Some(status) => Err(self.said(format!("ended early with {status}"))),
+        }
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) fn wait(&mut self) -> Result<()> {
         self.process.wait().tried(format!("waiting for {}", self.name)).map(drop)

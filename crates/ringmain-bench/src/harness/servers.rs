@@ -32,8 +32,8 @@ pub(crate) struct Broker {
 pub(crate) struct BrokerSetup<'a> {
     pub base_url: &'a str,
     pub place: Place,
-    /// `[broker] wait`.
-    pub wait: &'a str,
+    /// Whether it never sleeps: `[broker] wait = "spin"`.
+    pub spin: bool,
 }
 
 /// The model that every route and request of the harness names.
@@ -71,28 +71,28 @@ impl Provider {
 
 impl<'a> BrokerSetup<'a> {
     pub(crate) fn new(base_url: &'a str, place: Place) -> BrokerSetup<'a> {
-        BrokerSetup { base_url, place, wait: "block" }
+        BrokerSetup { base_url, place, spin: false }
     }
 }
 
 impl Broker {
     pub(crate) fn start(stage: &Stage, setup: BrokerSetup<'_>) -> Result<Broker> {
         let socket = stage.workdir.fresh(".sock");
+        let wait = if setup.spin { "wait = \"spin\"\n" } else { "" };
         let config = format!(
-            "[broker]\nsocket = {socket:?}\nwait = {wait:?}\nlog = \"error\"\n\n\
+            "[broker]\nsocket = {socket:?}\n{wait}log = \"error\"\n\n\
              [[endpoint]]\nname = \"provider\"\nbase_url = {url:?}\n\n\
              [[route]]\nmodel = {MODEL:?}\nendpoints = [{{ name = \"provider\" }}]\n",
-            wait = setup.wait,
             url = setup.base_url,
         );
         let config = stage.workdir.write(".toml", &config)?;
+        if setup.spin {
+            knows_spin(stage, &config)?;
+        }
         let mut command = stage.command();
         command.arg("serve").arg("--config").arg(config);
-        let child = Child::start(stage, "serve", &mut command, setup.place)?;
-        // A session proves more than a path: the broker answers.
-        let mut wish = Config::at(&socket);
-        wish.attach_wait = START_MAX;
-        Session::attach(wish)?.ping()?;
+        let mut child = Child::start(stage, "serve", &mut command, setup.place)?;
+        await_session(&mut child, &socket)?;
         Ok(Broker { child, socket })
     }
 
@@ -102,6 +102,30 @@ impl Broker {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.pid()
+    }
+}
+
+/// A session proves more than a path: the broker answers.
+fn await_session(child: &mut Child, socket: &Path) -> Result<()> {
+    let mut config = Config::at(socket);
+    config.attach_wait = Duration::from_millis(200);
+    let start = Instant::now();
+    // Bound: START_MAX.
+    loop {
+        match Session::attach(config.clone()).and_then(|mut session| session.ping()) {
+            Ok(()) => return Ok(()),
+            Err(error) if start.elapsed() > START_MAX => return Err(error.into()),
+            Err(_) => child.must_run()?,
+        }
+    }
+}
+
+/// Brokers before a certain version cannot spin and say so.
+fn knows_spin(stage: &Stage, config: &Path) -> Result<()> {
+    let checked = stage.command().arg("check").arg("--config").arg(config).output();
+    match checked.tried("checking the configuration")?.status.success() {
+        true => Ok(()),
+        false => Err(BenchError::Skip("this broker has no wait = \"spin\"".to_owned())),
     }
 }
 

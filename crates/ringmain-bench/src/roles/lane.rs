@@ -22,10 +22,9 @@ pub(crate) struct Transfer {
     pub payload_bytes: usize,
     /// Bytes of the lane, or of the ring that is as large.
     pub ring_bytes: u32,
-    /// Frames before the clock starts.
-    pub warm_up: u64,
-    /// Frames on the clock.
-    pub frames: u64,
+    /// Time before the clock starts, and on it.
+    pub warm_up_ms: u64,
+    pub measure_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,21 +44,20 @@ pub(crate) struct Transferred {
 /// The writing end. It is there first.
 pub(crate) fn write(told: &Transfer) -> Result<()> {
     let payload = vec![b'x'; told.payload_bytes];
-    let frames = told.warm_up + told.frames;
     match told.medium {
         Medium::BareRing => {
             let shape = told.bare_shape();
             let shared = told.meet.host_shared(shape.segment_bytes(), CURSOR_SEGMENT_BYTES)?;
             let mut ring = BareWriter::new(shared.own.clone(), shared.peer.clone(), shape);
-            for _ in 0..frames {
+            // Bound: the life of the parent, which ends this process when the reader is done.
+            loop {
                 while !ring.push(&payload) {
                     spin_loop();
                 }
             }
-            shared.linger()
         }
-        Medium::Lane => write_lane(told, &payload, frames),
-        Medium::UnixStream => write_stream(told, &payload, frames),
+        Medium::Lane => write_lane(told, &payload),
+        Medium::UnixStream => write_stream(told, &payload),
     }
 }
 
@@ -95,14 +93,7 @@ impl Transfer {
     }
 }
 
-impl super::meet::Shared {
-    /// Stays until the parent ends this process: the reader may still look.
-    fn linger(&self) -> Result<()> {
-        super::wait_for_parent()
-    }
-}
-
-fn write_lane(told: &Transfer, payload: &[u8], frames: u64) -> Result<()> {
+fn write_lane(told: &Transfer, payload: &[u8]) -> Result<()> {
     let geometry = told.geometry()?;
     let shared = told.meet.host_shared(geometry.responder_bytes(), geometry.caller_bytes())?;
     let bad = |error: &dyn std::fmt::Display| BenchError::NotIntact(error.to_string());
@@ -110,19 +101,14 @@ fn write_lane(told: &Transfer, payload: &[u8], frames: u64) -> Result<()> {
     let Some(lane) = geometry.lane(0) else { return Ok(()) };
     let mut writer = LaneWriter::new(shared.own.clone(), shared.peer.clone(), geometry, lane);
     writer.begin(ExchangeId(0)).map_err(|error| bad(&error))?;
-    for _ in 0..frames {
-        // Bound: the reader makes room, or the parent ends this process.
-        loop {
-            match writer.push(Kind::Delta, 0, payload, 1).map_err(|error| bad(&error))? {
-                Push::Written => break,
-                Push::Full => spin_loop(),
-                Push::Partly(_) => {
-                    return Err(bad(&"the payload takes more than one frame"));
-                }
-            }
+    // Bound: the life of the parent, which ends this process when the reader is done.
+    loop {
+        match writer.push(Kind::Delta, 0, payload, 1).map_err(|error| bad(&error))? {
+            Push::Written => {}
+            Push::Full => spin_loop(),
+            Push::Partly(_) => return Err(bad(&"the payload takes more than one frame")),
         }
     }
-    shared.linger()
 }
 
 fn read_lane(told: &Transfer, clock: &mut Clock) -> Result<()> {
@@ -143,15 +129,14 @@ fn read_lane(told: &Transfer, clock: &mut Clock) -> Result<()> {
 }
 
 /// A length and the payload, one write for each frame, as tokens come one by one.
-fn write_stream(told: &Transfer, payload: &[u8], frames: u64) -> Result<()> {
+fn write_stream(told: &Transfer, payload: &[u8]) -> Result<()> {
     let listener = UnixListener::bind(&told.meet.path).tried("binding a stream socket")?;
     ready()?;
     let (mut stream, _) = listener.accept().tried("accept")?;
     let mut frame = (payload.len() as u32).to_le_bytes().to_vec();
     frame.extend_from_slice(payload);
-    for _ in 0..frames {
-        stream.write_all(&frame).tried("writing to the stream")?;
-    }
+    // Bound: the reader closes its end when it is done.
+    while stream.write_all(&frame).is_ok() {}
     Ok(())
 }
 
@@ -180,62 +165,86 @@ fn read_stream(told: &Transfer, clock: &mut Clock) -> Result<()> {
     Ok(())
 }
 
-/// Counts frames and looks at the time twice: after the warm-up and at the end.
+/// Counts frames and looks at the time now and then.
 #[derive(Debug)]
 struct Clock {
-    seen: u64,
-    start_at: u64,
-    end_at: u64,
-    start_ns: u64,
-    end_ns: u64,
+    warm_up_ns: u64,
+    measure_ns: u64,
     payload_bytes: usize,
+    seen: u64,
     sum: u64,
-    intact: bool,
+    is_intact: bool,
+    /// When the first frame came.
+    begun_ns: u64,
+    /// When, and at which frame, the warm-up was over.
+    start: Option<(u64, u64)>,
+    /// When, and at which frame, the time was up.
+    end: Option<(u64, u64)>,
 }
+
+/// Frames between two looks at the time, a power of two.
+const FRAMES_PER_LOOK: u64 = 1024;
 
 impl Clock {
     fn new(told: &Transfer) -> Clock {
         Clock {
-            seen: 0,
-            start_at: told.warm_up.max(1),
-            end_at: told.warm_up.max(1) + told.frames,
-            start_ns: 0,
-            end_ns: 0,
+            warm_up_ns: told.warm_up_ms * 1_000_000,
+            measure_ns: told.measure_ms * 1_000_000,
             payload_bytes: told.payload_bytes,
+            seen: 0,
             sum: 0,
-            intact: true,
+            is_intact: true,
+            begun_ns: 0,
+            start: None,
+            end: None,
         }
     }
 
     #[inline(always)]
     fn runs(&self) -> bool {
-        self.seen < self.end_at
+        self.end.is_none()
     }
 
     /// Reads every word of the payload, as a consumer would.
     #[inline(always)]
     fn count(&mut self, payload: &[u8]) {
-        self.intact &= payload.len() == self.payload_bytes;
+        self.is_intact &= payload.len() == self.payload_bytes;
         let (words, _) = payload.as_chunks::<8>();
         for word in words {
             self.sum = self.sum.wrapping_add(u64::from_ne_bytes(*word));
         }
         self.seen += 1;
-        if self.seen == self.start_at {
-            self.start_ns = monotonic_ns();
-        } else if self.seen == self.end_at {
-            self.end_ns = monotonic_ns();
+        if self.seen & (FRAMES_PER_LOOK - 1) == 0 {
+            self.look();
+        }
+    }
+
+    #[cold]
+    fn look(&mut self) {
+        let now_ns = monotonic_ns();
+        match self.start {
+            None if self.begun_ns == 0 => self.begun_ns = now_ns,
+            None if now_ns - self.begun_ns >= self.warm_up_ns => {
+                self.start = Some((now_ns, self.seen));
+            }
+            Some((start_ns, _)) if self.end.is_none() && now_ns - start_ns >= self.measure_ns => {
+                self.end = Some((now_ns, self.seen));
+            }
+            _ => {}
         }
     }
 
     fn result(&self) -> Result<Transferred> {
         let word = u64::from_ne_bytes([b'x'; 8]);
         let words = (self.payload_bytes / 8) as u64;
-        if !self.intact || black_box(self.sum) != word.wrapping_mul(words).wrapping_mul(self.seen) {
+        let expected = word.wrapping_mul(words).wrapping_mul(self.seen);
+        let (Some((start_ns, first)), Some((end_ns, last))) = (self.start, self.end) else {
+            return Err(BenchError::NotIntact("the time was never up".to_owned()));
+        };
+        if !self.is_intact || black_box(self.sum) != expected {
             return Err(BenchError::NotIntact("the frames read are not those written".to_owned()));
         }
-        let frames = (self.end_at - self.start_at) as f64;
-        let ns = self.end_ns.saturating_sub(self.start_ns).max(1) as f64;
-        Ok(Transferred { frames_per_s: frames * 1e9 / ns })
+        let ns = end_ns.saturating_sub(start_ns).max(1) as f64;
+        Ok(Transferred { frames_per_s: (last - first) as f64 * 1e9 / ns })
     }
 }

@@ -69,7 +69,7 @@ fn polled(bench: &mut Bench) {
     let near = bench.stage.cpus.measured();
     let made = bench.prepare(&[POLLED], |stage| {
         let far = stage.cpus.other()?;
-        let setup = BrokerSetup { wait: "spin", ..BrokerSetup::new(NO_PROVIDER, far) };
+        let setup = BrokerSetup { spin: true, ..BrokerSetup::new(NO_PROVIDER, far) };
         let broker = Broker::start(stage, setup)?;
         must_spin(&broker)?;
         Ok((far, broker))

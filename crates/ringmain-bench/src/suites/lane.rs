@@ -37,16 +37,8 @@ pub(super) fn run(bench: &mut Bench) {
     let Some(other) = bench.prepare(&[SMALL, LARGE, STREAM], |stage| stage.cpus.other()) else {
         return;
     };
-    let small = |stage: &Stage, medium| {
-        let frames = match medium {
-            Medium::UnixStream => stage.pick(100_000, 1_000_000),
-            _ => stage.pick(5_000_000, 50_000_000),
-        };
-        transfer(stage, other, medium, 16, 16 * KIB, frames)
-    };
-    let large = |stage: &Stage, medium| {
-        transfer(stage, other, medium, 4096, 256 * KIB, stage.pick(200_000, 3_000_000))
-    };
+    let small = |stage: &Stage, medium| transfer(stage, other, medium, 16, 16 * KIB);
+    let large = |stage: &Stage, medium| transfer(stage, other, medium, 4096, 256 * KIB);
     bench.compare(&[SMALL], &mut |stage| small(stage, Medium::Lane), &mut |stage| {
         small(stage, Medium::BareRing)
     });
@@ -65,10 +57,10 @@ fn transfer(
     medium: Medium,
     payload_bytes: usize,
     ring_bytes: u32,
-    frames: u64,
 ) -> Result<Sample> {
     let meet = Meet { path: stage.workdir.fresh(".meet") };
-    let told = Transfer { meet, medium, payload_bytes, ring_bytes, warm_up: frames / 10, frames };
+    let (warm_up_ms, measure_ms) = (stage.pick(20, 200), stage.pick(150, 1_000));
+    let told = Transfer { meet, medium, payload_bytes, ring_bytes, warm_up_ms, measure_ms };
     let mut writer = Child::role(stage, &Role::LaneWrite(told.clone()), other)?;
     writer.ready()?;
     let mut reader = Child::role(stage, &Role::LaneRead(told), stage.cpus.measured())?;

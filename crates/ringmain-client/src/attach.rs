@@ -58,6 +58,8 @@ pub(crate) struct Knock {
 #[derive(Debug)]
 pub(crate) struct Patience {
     until_ns: u64,
+    /// The first attempt is made in any case, so it has time of its own.
+    first_until_ns: u64,
     attempt: u32,
     random: RandomState,
     quota_is_final: bool,
@@ -71,6 +73,9 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_
 /// Bytes at the start of each segment that the first exchanges touch: the words, the first
 /// entries and lines. Half of what both together may take.
 const POPULATE_BYTES: usize = POPULATE_BYTES_MAX / 2;
+
+/// Time that one attempt has even where nothing is to be tried again.
+const FIRST_NS_MIN: u64 = 1_000_000_000;
 
 /// Attaches, with patience, on the calling thread.
 pub(crate) fn attach(config: &Config, deadline_ns: Option<u64>) -> Result<Attachment> {
@@ -229,10 +234,11 @@ fn judge(buffer: &[u8], received: Received) -> Result<(Welcome, Vec<OwnedFd>)> {
 impl Patience {
     pub(crate) fn new(config: &Config, deadline_ns: Option<u64>) -> Patience {
         let wait_ns = u64::try_from(config.attach_wait.as_nanos()).unwrap_or(u64::MAX);
-        let until_ns = monotonic_ns().saturating_add(wait_ns);
-        let until_ns = deadline_ns.map_or(until_ns, |deadline_ns| until_ns.min(deadline_ns));
+        let now_ns = monotonic_ns();
+        let bounded = |ns: u64| deadline_ns.map_or(ns, |deadline_ns| ns.min(deadline_ns));
         Patience {
-            until_ns,
+            until_ns: bounded(now_ns.saturating_add(wait_ns)),
+            first_until_ns: bounded(now_ns.saturating_add(wait_ns.max(FIRST_NS_MIN))),
             attempt: 0,
             random: RandomState::new(),
             quota_is_final: config.quota_is_final,
@@ -240,9 +246,10 @@ impl Patience {
         }
     }
 
-    /// Time until the last attempt has to be over.
+    /// Time until the present attempt has to be over.
     pub(crate) fn left(&self) -> Duration {
-        Duration::from_nanos(self.until_ns.saturating_sub(monotonic_ns()))
+        let until_ns = if self.attempt == 0 { self.first_until_ns } else { self.until_ns };
+        Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()))
     }
 
     /// How long to wait before the next attempt.
@@ -255,7 +262,7 @@ impl Patience {
         if final_quota || !error.is_retryable() {
             return Err(error);
         }
-        let left = self.left();
+        let left = Duration::from_nanos(self.until_ns.saturating_sub(monotonic_ns()));
         if left.is_zero() {
             return Err(self.before.take().unwrap_or(error));
         }

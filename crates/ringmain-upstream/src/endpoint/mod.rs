@@ -29,6 +29,10 @@ use crate::splice::{Spliced, Wanted, splice};
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// Most bytes of a refusal that are searched for its cause.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
+/// How long a server may leave sent bytes untaken before the kernel gives its connection up. The
+/// HTTP client flushes before it closes, so an abandoned request that the server does not read
+/// keeps its connection, and a body that was lent to it, for this long at most.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an unused connection is probed by TCP.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -333,6 +337,7 @@ fn build_client(
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
         .connector_layer(opened);
     match config.http2 {
         Http2::Negotiated => builder,

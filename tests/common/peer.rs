@@ -1,6 +1,7 @@
 //! Requests written by hand, for peers that do not use the client library.
 
 use ringmain_ring::LaneReader;
+use ringmain_shm::{ReadMap, WriteMap};
 use ringmain_sim::hostile::Hostile;
 use ringmain_wire::entry::body_distance;
 use ringmain_wire::{Code, Entry, ErrorFrame, ExchangeId, Flags, Kind, LaneId, Mode, RequestHead};
@@ -45,11 +46,23 @@ pub fn ask(peer: &mut Hostile, number: u32, head: &[u8], body: &[u8]) -> Exchang
     id
 }
 
-/// Reads a lane to the end of its exchange: the code and message of its ERROR, `None` for END.
+/// Reads a fresh lane to the end of its exchange: the code and message of its ERROR, `None` for
+/// END.
 pub fn end_of(peer: &Hostile, number: u32) -> Option<(Code, String)> {
     let geometry = peer.welcome().geometry;
     let (own, theirs) = (peer.caller().clone(), peer.responder().clone());
-    let mut reader = LaneReader::new(own, theirs, geometry, lane(peer, number));
+    read_on(peer, LaneReader::new(own, theirs, geometry, lane(peer, number)))
+}
+
+/// The same for a lane whose earlier exchanges were read, up to the cursor that was published.
+pub fn end_of_next(peer: &Hostile, number: u32) -> Option<(Code, String)> {
+    let geometry = peer.welcome().geometry;
+    let cursor = peer.caller().load(geometry.cursor_offset(lane(peer, number)));
+    let (own, theirs) = (peer.caller().clone(), peer.responder().clone());
+    read_on(peer, LaneReader::new_at(own, theirs, geometry, lane(peer, number), cursor))
+}
+
+fn read_on(peer: &Hostile, mut reader: LaneReader<WriteMap, ReadMap>) -> Option<(Code, String)> {
     let mut payload = Vec::new();
     let mut end = None;
     super::eventually("the exchange ends", || {

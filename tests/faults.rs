@@ -19,7 +19,7 @@ mod upstream;
 use ringmain_client::{ChatBody, Client, Error, Item, Mode, Request, Result};
 use ringmain_sim::{Provider, ProviderConfig};
 
-use common::{Broker, Config as BrokerFile};
+use common::{Broker, Config as BrokerFile, WATCHDOG};
 
 fn world() -> (Provider, Broker) {
     world_with(BrokerFile::default())
@@ -46,7 +46,8 @@ struct Got {
 
 /// Asks for a streamed chat by this script and reads it to its end.
 fn ask(client: &Client, mode: Mode, script: &str) -> Got {
-    ask_for(client, &Request::new("tiny", "/chat/completions").mode(mode), script)
+    let request = Request::new("tiny", "/chat/completions").mode(mode);
+    ask_for(client, &request.deadline(WATCHDOG), script)
 }
 
 fn ask_for(client: &Client, request: &Request<'_>, script: &str) -> Got {

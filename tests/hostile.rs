@@ -94,7 +94,8 @@ impl World {
 fn neighbour(broker: &Broker) -> JoinHandle<CallerRecord> {
     let client = Client::at(broker.socket()).unwrap();
     let script = Script { gap_us: 1000, ..Script::tokens(NEIGHBOUR_TOKENS) };
-    let mut running = Plan::new(script).submit(&client);
+    let deadline = Some(common::WATCHDOG);
+    let mut running = Plan { deadline, ..Plan::new(script) }.submit(&client);
     running.read(1);
     thread::spawn(move || running.run())
 }

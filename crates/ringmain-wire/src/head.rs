@@ -266,7 +266,7 @@ impl<'a> ResponseHead<'a> {
             let put = writer.put(tag, bytes);
             debug_assert!(put.is_ok(), "{put:?}");
         }
-        for header in &self.headers {
+        for header in self.headers.iter().take(HEADERS_MAX) {
             if put_headers(&mut writer, std::slice::from_ref(header)).is_err() {
                 break;
             }
@@ -291,6 +291,9 @@ impl<'a> ResponseHead<'a> {
                 tag::CONTENT_TYPE => head.content_type = text("content type", bytes)?,
                 tag::UPSTREAM_REQUEST_ID => {
                     head.upstream_request_id = Some(text("upstream request id", bytes)?);
+                }
+                tag::HEADER if head.headers.len() == HEADERS_MAX => {
+                    return Err(HeadError::Bad { field: "headers", reason: "more than 32" });
                 }
                 tag::HEADER => head.headers.push(split_header(bytes)?),
                 tag if tag & OPTIONAL != 0 => {}
@@ -489,11 +492,19 @@ mod tests {
         assert_eq!(back.route, "é".repeat(64));
         assert_eq!(back.headers[0], ("a", "1"));
         assert!(back.headers.len() < 4);
+        // Many short headers are left out as well: a reader takes no more than that.
+        let headers = vec![("a", "1"); HEADERS_MAX + 1];
+        out.clear();
+        ResponseHead { headers, ..ResponseHead::default() }.encode(&mut out);
+        assert_eq!(ResponseHead::parse(&out).unwrap().headers.len(), HEADERS_MAX);
+        out.extend_from_slice(b"\x06\x00\x01\x00:");
+        let error = ResponseHead::parse(&out).unwrap_err();
+        assert_eq!(error, HeadError::Bad { field: "headers", reason: "more than 32" });
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn property_any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(head) = RequestHead::parse(&bytes) {
                 prop_assert!(head.path.starts_with('/'));
             }

@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_wait_stays_below_its_ceiling(attempt in any::<u32>(), random in any::<u64>()) {
+        fn property_a_wait_stays_below_its_ceiling(attempt in any::<u32>(), random in any::<u64>()) {
             let (base, cap) = (Duration::from_millis(20), Duration::from_secs(2));
             let delay = Backoff::new(base, cap).delay(attempt, random);
             prop_assert!(delay <= cap);

@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_later_than_either_limit(
+        fn property_never_later_than_either_limit(
             now in any::<u64>(),
             caller in any::<Option<u64>>(),
             total_ns in any::<u64>(),

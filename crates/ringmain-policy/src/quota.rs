@@ -172,6 +172,7 @@ fn held_index(slot: Slot) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::NS_PER_S;
     use proptest::prelude::*;
 
     const HELD: [Slot; 3] = [Slot::Exchanges, Slot::SegmentBytes, Slot::Sessions];
@@ -180,52 +181,98 @@ mod tests {
     enum Step {
         Charge(u32, usize, u64),
         GiveBack(usize),
+        Connect(u32, u64),
+    }
+
+    /// Limits where numbers are small, and where 32 and 64 bits end.
+    fn limits() -> impl Strategy<Value = u64> {
+        let end_of_32 = u64::from(u32::MAX);
+        prop_oneof![0u64..30, end_of_32 - 15..end_of_32 + 15, u64::MAX - 15..=u64::MAX]
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let charge = (0u32..3, 0usize..3, 0u64..8).prop_map(|(u, s, a)| Step::Charge(u, s, a));
-        let step = prop_oneof![charge, any::<usize>().prop_map(Step::GiveBack)];
-        prop::collection::vec(step, 0..200)
+        let amounts = prop_oneof![4 => 0u64..8, 2 => limits()];
+        let charge = (0u32..3, 0usize..3, amounts).prop_map(|(u, s, a)| Step::Charge(u, s, a));
+        let pauses = prop_oneof![Just(0), 0u64..2 * NS_PER_S];
+        let connect = (0u32..3, pauses).prop_map(|(u, p)| Step::Connect(u, p));
+        let give_back = any::<usize>().prop_map(Step::GiveBack);
+        prop::collection::vec(prop_oneof![3 => charge, 3 => give_back, 1 => connect], 0..200)
+    }
+
+    /// The plain model: the list of what is held, and the times of the connections that passed.
+    #[derive(Default)]
+    struct Model {
+        held: Vec<(u32, Slot, u64)>,
+        connects: HashMap<u32, Vec<u64>>,
+    }
+
+    impl Model {
+        fn sum(&self, uid: u32, slot: Slot) -> u128 {
+            let of_both = |charge: &&(u32, Slot, u64)| (charge.0, charge.1) == (uid, slot);
+            self.held.iter().filter(of_both).map(|charge| u128::from(charge.2)).sum()
+        }
+
+        /// Whether a connection fits: in no time since any earlier one, itself included, come
+        /// more than one second and that time carry.
+        fn may_connect(&self, uid: u32, per_s: u32, now_ns: u64) -> bool {
+            let passed = self.connects.get(&uid).map_or(&[][..], Vec::as_slice);
+            let (per_s, second) = (u128::from(per_s), u128::from(NS_PER_S));
+            let fits = |(index, &at_ns): (usize, &u64)| {
+                let count = (passed.len() - index + 1) as u128;
+                count * second <= per_s * (second + u128::from(now_ns - at_ns))
+            };
+            per_s > 0 && passed.iter().enumerate().all(fits)
+        }
     }
 
     proptest! {
-        /// The plain model: the list of charges held. A charge passes exactly when the sum of
-        /// its uid and slot stays within the limit, and all of it comes back to zero.
+        /// A charge passes exactly when the sum of its uid and slot stays within the limit, a
+        /// connection exactly when its rate allows it, and all that was held comes back to zero.
         #[test]
-        fn the_ledger_is_the_list_of_charges(steps in steps(), limit in 0u64..30) {
+        fn property_the_ledger_is_the_list_of_charges(
+            steps in steps(),
+            limit in limits(),
+            per_s in 0u32..6,
+            mut now_ns in prop_oneof![Just(0), Just(u64::MAX - 400 * NS_PER_S)],
+        ) {
             let quotas = Quotas {
-                sessions: limit, segment_bytes: limit, exchanges: limit, connects_per_s: 1,
+                sessions: limit, segment_bytes: limit, exchanges: limit, connects_per_s: per_s,
             };
             let mut ledger = QuotaLedger::new(quotas);
-            let mut model: Vec<(u32, Slot, u64)> = Vec::new();
-            let sum = |model: &[(u32, Slot, u64)], uid, slot| -> u64 {
-                model.iter().filter(|c| (c.0, c.1) == (uid, slot)).map(|c| c.2).sum()
-            };
+            let mut model = Model::default();
             for step in steps {
                 match step {
                     Step::Charge(uid, slot, amount) => {
                         let slot = HELD[slot];
-                        let fits = sum(&model, uid, slot) + amount <= limit;
+                        let fits = model.sum(uid, slot) + u128::from(amount) <= limit.into();
                         let verdict = ledger.charge(uid, slot, amount);
                         prop_assert_eq!(verdict.is_ok(), fits);
                         match verdict {
-                            Ok(()) => model.push((uid, slot, amount)),
+                            Ok(()) => model.held.push((uid, slot, amount)),
                             Err(e) => prop_assert_eq!(e, QuotaExceeded { uid, slot, limit }),
                         }
                     }
-                    Step::GiveBack(at) if !model.is_empty() => {
-                        let (uid, slot, amount) = model.swap_remove(at % model.len());
+                    Step::GiveBack(at) if !model.held.is_empty() => {
+                        let (uid, slot, amount) = model.held.swap_remove(at % model.held.len());
                         ledger.give_back(uid, slot, amount);
                     }
                     Step::GiveBack(_) => {}
+                    Step::Connect(uid, pause_ns) => {
+                        now_ns += pause_ns;
+                        let fits = model.may_connect(uid, per_s, now_ns);
+                        prop_assert_eq!(ledger.connect(uid, now_ns).is_ok(), fits);
+                        if fits {
+                            model.connects.entry(uid).or_default().push(now_ns);
+                        }
+                    }
                 }
                 for uid in 0..3 {
                     for slot in HELD {
-                        prop_assert_eq!(ledger.held(uid, slot), sum(&model, uid, slot));
+                        prop_assert_eq!(u128::from(ledger.held(uid, slot)), model.sum(uid, slot));
                     }
                 }
             }
-            for (uid, slot, amount) in model {
+            for (uid, slot, amount) in model.held {
                 ledger.give_back(uid, slot, amount);
             }
             prop_assert!(ledger.is_at_zero());

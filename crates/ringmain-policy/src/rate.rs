@@ -62,7 +62,7 @@ mod tests {
     proptest! {
         /// In any window the bucket lets through what it held plus what the window refills.
         #[test]
-        fn never_more_than_burst_and_refill(
+        fn property_never_more_than_burst_and_refill(
             per_s in 0u32..1000,
             steps in prop::collection::vec(0u64..20_000_000, 1..300),
         ) {
@@ -78,7 +78,7 @@ mod tests {
 
         /// However often it is asked in between, a refused event comes exactly in its time.
         #[test]
-        fn nothing_is_lost_to_rounding(per_s in 1u32..10_000, asks in 1u64..50) {
+        fn property_nothing_is_lost_to_rounding(per_s in 1u32..10_000, asks in 1u64..50) {
             let mut bucket = RateBucket::new(per_s, 0);
             while bucket.take(0) {}
             let due_ns = NS_PER_S.div_ceil(u64::from(per_s));

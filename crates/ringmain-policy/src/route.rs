@@ -113,7 +113,7 @@ mod tests {
     proptest! {
         /// Against the definition: no other pattern that matches is more precise.
         #[test]
-        fn the_most_precise_pattern_wins(
+        fn property_the_most_precise_pattern_wins(
             patterns in prop::collection::hash_set("[ab]{0,3}\\*?", 0..8),
             model in "[ab]{1,4}",
         ) {
@@ -129,7 +129,7 @@ mod tests {
         }
 
         #[test]
-        fn the_nearest_is_always_there(model in "\\PC{0,300}") {
+        fn property_the_nearest_is_always_there(model in "\\PC{0,300}") {
             let table = RouteMatch::new(&["tiny", "é*", "*"]).unwrap();
             prop_assert!(table.nearest(&model).is_some());
         }

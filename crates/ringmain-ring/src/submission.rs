@@ -48,9 +48,8 @@ impl<W: MemoryMut> SubmissionWriter<W> {
         let position = self.position;
         let at = self.geometry.entry_offset(position);
         let words: [u64; WORDS] = bytemuck::cast(entry);
-        for (index, word) in words.into_iter().enumerate().skip(1) {
-            self.own.store(at + index * 8, word);
-        }
+        let [_, rest @ ..] = words;
+        self.own.put_record(at + 8, rest, &[]);
         // Pairs with: the Acquire fence in `SubmissionReader::next`.
         let publish = position.wrapping_add(1);
         if mutant::is(Mutant::RelaxedSubmission) {
@@ -93,10 +92,8 @@ impl<R: Memory> SubmissionReader<R> {
         if !mutant::is(Mutant::NoSubmissionFence) {
             R::fence(Ordering::Acquire);
         }
-        let mut words = [publish; WORDS];
-        for (index, word) in words.iter_mut().enumerate().skip(1) {
-            *word = self.peer.load(at + index * 8);
-        }
+        let [a, b, c, d, e, f, g] = self.peer.words(at + 8);
+        let words: [u64; WORDS] = [publish, a, b, c, d, e, f, g];
         let id = ExchangeId(self.position);
         self.position = publish;
         Some((id, bytemuck::cast(words)))

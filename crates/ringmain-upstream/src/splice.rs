@@ -460,7 +460,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn splicing_is_what_a_parser_would_do(
+        fn property_splicing_is_what_a_parser_would_do(
             fields in prop::collection::vec((any_key(), any_json()), 0..6),
             stream in any::<Option<bool>>(),
             name in "\\PC{1,8}",
@@ -496,7 +496,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn property_any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let body = Bytes::from(bytes);
             let _ = splice(&body, Wanted { model: Some("m"), usage: true });
         }

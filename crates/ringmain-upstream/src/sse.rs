@@ -356,7 +356,7 @@ mod tests {
         /// Whatever the bytes and wherever they are cut: the events are the same, and the raw
         /// bytes are the body.
         #[test]
-        fn cuts_change_nothing(
+        fn property_cuts_change_nothing(
             parts in prop::collection::vec(prop::sample::select(vec![
                 "data", "data:", "data: ", "event: x", "id: 7", ":c", "\n", "\r", "\r\n", "\n\n",
                 "\u{feff}", "a", "é", " ", "retry: 5", "\0",

@@ -285,7 +285,7 @@ fn zero_copy_deltas_lie_in_the_chunk_that_brought_them() {
 
 proptest! {
     #[test]
-    fn any_body_ends_in_an_end_or_an_error(
+    fn property_any_body_ends_in_an_end_or_an_error(
         parts in prop::collection::vec(prop_oneof![
             prop::sample::select(vec![
                 "data: ", "\n\n", "[DONE]", "{\"choices\":[", "]}", "{\"delta\":{\"content\":\"x\\n\"}}",

@@ -429,7 +429,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_judged(mut bytes in prop::collection::vec(any::<u8>(), 0..200), valid in any::<bool>()) {
+        fn property_any_bytes_are_judged(mut bytes in prop::collection::vec(any::<u8>(), 0..200), valid in any::<bool>()) {
             if valid && bytes.len() > 16 {
                 let body_bytes = (bytes.len() - 16) as u32;
                 let kind = u16::from(bytes[8] % 7);

@@ -333,7 +333,7 @@ mod tests {
     proptest! {
         /// Whatever stands in the entry, a request that is accepted lies in the arena.
         #[test]
-        fn accepted_ranges_lie_in_the_arena(words in any::<[u64; 8]>(), op in 0u8..5, small in any::<bool>()) {
+        fn property_accepted_ranges_lie_in_the_arena(words in any::<[u64; 8]>(), op in 0u8..5, small in any::<bool>()) {
             let mut entry: Entry = bytemuck::cast(words);
             entry.op = op;
             if small {

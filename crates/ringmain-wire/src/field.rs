@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_come_back(fields in prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..40)), 0..10)) {
+        fn property_fields_come_back(fields in prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..40)), 0..10)) {
             let mut out = vec![9];
             let mut writer = FieldWriter::new(&mut out, 1000);
             for (tag, bytes) in &fields {
@@ -126,7 +126,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn property_any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(FieldReader::new(&bytes).count() <= bytes.len());
         }
     }

@@ -481,7 +481,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn terminal_payloads_always_fit(text in "\\PC{0,900}", choices in 0usize..100) {
+        fn property_terminal_payloads_always_fit(text in "\\PC{0,900}", choices in 0usize..100) {
             let mut error = ErrorFrame::new(Code::Internal, Stage::Relay, &text);
             error.provider_code = &text;
             let encoded = bytes(|o| error.encode(o));
@@ -498,7 +498,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        fn property_any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let _ = (ToolFrame::parse(&bytes), EndFrame::parse(&bytes));
             let _ = (ErrorFrame::parse(&bytes), Usage::parse(&bytes));
         }

@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn regions_do_not_overlap(lanes in 1u32..=LANES_MAX, shift in 12u32..=20, pages in 16u64..=4096) {
+        fn property_regions_do_not_overlap(lanes in 1u32..=LANES_MAX, shift in 12u32..=20, pages in 16u64..=4096) {
             let g = Geometry::new(lanes, 1 << shift, pages * PAGE_BYTES as u64).unwrap();
             let last = g.lane(lanes - 1).unwrap();
             prop_assert!(g.lane(lanes).is_none());

@@ -162,8 +162,8 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             if !mutant::is(Mutant::NoAcquireFence) {
                 R::fence(Ordering::Acquire);
             }
-            let load = |offset| self.peer.load(at + offset);
-            let header = unpack(word, load(8), load(16), load(24));
+            let [exchange, tag, time_ns] = self.peer.words(at + 8);
+            let header = unpack(word, exchange, tag, time_ns);
             match self.judge(&header)? {
                 Kind::Skip => self.position = self.after(&header),
                 kind => return Ok(Some((at, header, kind))),

@@ -27,14 +27,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_cut_between_characters(text in "\\PC{0,40}", bytes_max in 4usize..40) {
+        fn property_text_is_cut_between_characters(text in "\\PC{0,40}", bytes_max in 4usize..40) {
             let cut = first_piece(Kind::Delta, text.as_bytes(), bytes_max);
             prop_assert!(text.is_char_boundary(cut));
             prop_assert!(cut <= bytes_max && (cut > 0 || text.is_empty()));
         }
 
         #[test]
-        fn any_bytes_make_progress(
+        fn property_any_bytes_make_progress(
             bytes in prop::collection::vec(any::<u8>(), 1..60),
             bytes_max in 1usize..40,
         ) {

@@ -272,10 +272,7 @@ impl<W: MemoryMut, R: Memory> LaneWriter<W, R> {
         clear: bool,
     ) {
         let at = self.shape.line_offset(self.written);
-        self.own.store(at + 8, exchange.0);
-        self.own.store(at + 16, tag);
-        self.own.store(at + 24, time_ns);
-        self.own.copy_in(at + 32, payload);
+        self.own.put_record(at + 8, [exchange.0, tag, time_ns], payload);
         // The reader will look at the next line as soon as it has this frame. What stands there
         // may be old payload, chosen by whoever wrote the text, so it is cleared first.
         let next = self.written.wrapping_add(lines);

@@ -14,6 +14,11 @@ macro_rules! read_by_words {
             }
 
             #[inline(always)]
+            fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+                <$map>::words(self, offset)
+            }
+
+            #[inline(always)]
             fn copy_out(&self, offset: usize, out: &mut [u8]) {
                 <$map>::copy_out(self, offset, out);
             }
@@ -39,6 +44,11 @@ impl MemoryMut for WriteMap {
     #[inline(always)]
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
         WriteMap::copy_in(self, offset, bytes);
+    }
+
+    #[inline(always)]
+    fn put_record<const N: usize>(&self, offset: usize, words: [u64; N], bytes: &[u8]) {
+        WriteMap::put_record(self, offset, words, bytes);
     }
 }
 

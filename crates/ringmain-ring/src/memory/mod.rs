@@ -31,6 +31,12 @@ pub trait Memory: Clone + Send + Sync + 'static {
     /// The word at `offset`, Relaxed.
     fn load(&self, offset: usize) -> u64;
 
+    /// Neighbouring words from `offset` on, Relaxed, each once.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        std::array::from_fn(|index| self.load(offset + index * 8))
+    }
+
     /// Copies bytes out, word by word where a peer may be writing them. `offset` is a multiple
     /// of 8.
     fn copy_out(&self, offset: usize, out: &mut [u8]);
@@ -53,6 +59,16 @@ pub trait MemoryMut: Memory {
 
     /// Copies bytes in. `offset` is a multiple of 8.
     fn copy_in(&self, offset: usize, bytes: &[u8]);
+
+    /// Stores words and bytes right behind them, Relaxed and in no order. What is left of the last
+    /// word may keep its value or become zero.
+    #[inline(always)]
+    fn put_record<const N: usize>(&self, offset: usize, words: [u64; N], bytes: &[u8]) {
+        for (index, word) in words.into_iter().enumerate() {
+            self.store(offset + index * 8, word);
+        }
+        self.copy_in(offset + N * 8, bytes);
+    }
 }
 
 /// A segment whose writer is trusted not to touch published bytes before they are released, so

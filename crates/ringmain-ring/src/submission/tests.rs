@@ -16,7 +16,7 @@ fn geometry() -> Geometry {
 
 proptest! {
     #[test]
-    fn entries_come_back_in_order(
+    fn property_entries_come_back_in_order(
         start in starts(),
         bursts in prop::collection::vec(0usize..=8, 0..40),
     ) {
@@ -48,7 +48,7 @@ proptest! {
 
     /// Whatever stands in the ring, at most one lap of entries comes out of it.
     #[test]
-    fn garbage_ends(words in prop::collection::vec(any::<u64>(), 64), lap in any::<bool>()) {
+    fn property_garbage_ends(words in prop::collection::vec(any::<u64>(), 64), lap in any::<bool>()) {
         let memory = HeapMemory::new(geometry().caller_bytes());
         for (index, word) in words.iter().enumerate() {
             let at = geometry().entry_offset(0) + index * 8;

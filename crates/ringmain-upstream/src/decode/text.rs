@@ -106,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escapes_are_what_a_parser_says(text in any::<String>(), ascii in any::<bool>()) {
+        fn property_escapes_are_what_a_parser_says(text in any::<String>(), ascii in any::<bool>()) {
             let mut json = serde_json::to_string(&text).unwrap();
             if ascii {
                 let units = |c: char| -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::thread;
 
 use ringmain_client::{
     ChatBody, Client, Config, Exchange, Geometry, Item, Mode, Request, Session, Wait,
@@ -27,6 +28,8 @@ pub(crate) struct Consume {
 pub(crate) enum Style {
     /// One thread, one session, as many exchanges as there are streams.
     Blocking,
+    /// A thread and a session for each stream.
+    Threads,
     /// Tasks of one thread that share a client.
     Tokio,
 }
@@ -37,6 +40,7 @@ const PATH: &str = "/chat/completions";
 pub(crate) fn consume(told: &Consume) -> Result<()> {
     match told.style {
         Style::Blocking => blocking(told),
+        Style::Threads => threads(told),
         Style::Tokio => on_tokio(told),
     }
 }
@@ -151,6 +155,29 @@ fn submit(session: &mut Session, load: &Load) -> Result<Exchange> {
 pub(crate) fn plain_body(load: &Load) -> Vec<u8> {
     let message = serde_json::json!({ "role": "user", "content": load.prompt });
     serde_json::json!({ "model": MODEL, "messages": [message] }).to_string().into_bytes()
+}
+
+fn threads(told: &Consume) -> Result<()> {
+    let attach = |_| Session::attach(Config::at(&told.socket)).map_err(BenchError::from);
+    let mut sessions = (0..told.load.streams).map(attach).collect::<Result<Vec<Session>>>()?;
+    run(&told.load, |load, tally| {
+        let tallies: Vec<Result<Tally>> = thread::scope(|scope| {
+            let spawn = |session| scope.spawn(move || own_thread(session, load));
+            let threads: Vec<_> = sessions.iter_mut().map(spawn).collect();
+            let panicked = |_| Err(BenchError::NotIntact("a thread panicked".to_owned()));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        });
+        for counted in tallies {
+            tally.add(&counted?);
+        }
+        Ok(())
+    })
+}
+
+fn own_thread(session: &mut Session, load: &Load) -> Result<Tally> {
+    let mut tally = Tally::new(load);
+    one_by_one(session, load, &mut tally)?;
+    Ok(tally)
 }
 
 fn on_tokio(told: &Consume) -> Result<()> {

@@ -66,6 +66,12 @@ impl Load {
         }
     }
 
+    /// The same with each token in a write of its own, as inference servers send them.
+    pub(crate) fn flushed(streams: u32, tokens: u64) -> Load {
+        let prompt = format!("[[sim n={tokens} flush=1 seed=7]]");
+        Load { prompt, ..Load::stream(streams, tokens, 0) }
+    }
+
     /// The same with the time of sending in each token.
     pub(crate) fn stamped(streams: u32, tokens: u64, gap_us: u64) -> Load {
         Load {

@@ -5,6 +5,7 @@ pub(crate) mod attach;
 pub(crate) mod bare;
 pub(crate) mod consume;
 pub(crate) mod direct;
+pub(crate) mod flood;
 pub(crate) mod hop;
 pub(crate) mod idle;
 pub(crate) mod lane;
@@ -37,6 +38,7 @@ pub(crate) enum Role {
     Direct(direct::Direct),
     EventfdEcho(meet::Meet),
     EventfdPing(hop::Ping),
+    Flood(flood::Flood),
     Idle(idle::Idle),
     LaneRead(lane::Transfer),
     LaneWrite(lane::Transfer),
@@ -59,6 +61,7 @@ impl Role {
             Role::Direct(_) => "direct",
             Role::EventfdEcho(_) => "eventfd-echo",
             Role::EventfdPing(_) => "eventfd-ping",
+            Role::Flood(_) => "flood",
             Role::Idle(_) => "idle",
             Role::LaneRead(_) => "lane-read",
             Role::LaneWrite(_) => "lane-write",
@@ -78,6 +81,7 @@ impl Role {
             Role::Direct(told) => direct::direct(&told),
             Role::EventfdEcho(meet) => hop::eventfd_echo(&meet),
             Role::EventfdPing(told) => hop::eventfd_ping(&told),
+            Role::Flood(told) => flood::flood(&told),
             Role::Idle(told) => idle::idle(&told),
             Role::LaneRead(told) => lane::read(&told),
             Role::LaneWrite(told) => lane::write(&told),

@@ -2,6 +2,7 @@
 
 mod consumer;
 mod hop;
+mod hostile;
 mod idle;
 mod lane;
 mod latency;
@@ -34,6 +35,7 @@ const SUITES: &[Suite] = &[
     Suite { name: "proxy", about: "CPU of the broker against reverse proxies", run: proxy::run },
     Suite { name: "latency", about: "age of tokens, time to the first", run: latency::run },
     Suite { name: "scale", about: "how much goes through one broker", run: scale::run },
+    Suite { name: "hostile", about: "what a hostile session costs", run: hostile::run },
 ];
 
 impl Suite {

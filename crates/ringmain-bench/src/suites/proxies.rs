@@ -30,22 +30,25 @@ impl Kind {
         }
     }
 
-    /// Whether it can be started here.
-    pub(super) fn find(self) -> Result<()> {
-        match Command::new(self.name()).arg("-v").output() {
-            Ok(output) if output.status.success() => Ok(()),
-            _ => Err(BenchError::Skip(format!("{} is not installed", self.name()))),
-        }
+    /// What starts it here. Its folder is not in the path of every user.
+    pub(super) fn find(self) -> Result<String> {
+        let answers = |program: &String| {
+            let output = Command::new(program).arg("-v").output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let places = [self.name().to_owned(), format!("/usr/sbin/{}", self.name())];
+        let found = places.into_iter().find(answers);
+        found.ok_or_else(|| BenchError::Skip(format!("{} is not installed", self.name())))
     }
 }
 
 impl Proxy {
     /// Starts it before the provider at `base_url`.
     pub(super) fn start(stage: &Stage, kind: Kind, base_url: &str, place: Place) -> Result<Proxy> {
-        kind.find()?;
+        let program = kind.find()?;
         let port = free_port()?;
         let provider = address(base_url);
-        let mut command = Command::new(kind.name());
+        let mut command = Command::new(program);
         match kind {
             Kind::Haproxy => {
                 let config = stage.workdir.write(".haproxy", &haproxy_config(port, provider))?;

@@ -25,21 +25,29 @@ const RATE: RowSpec = RowSpec {
 const BURST: RowSpec = RowSpec {
     name: "broker_cpu_per_token_vs_nginx",
     unit: "ns/token",
-    how: "CPU of `ringmain serve` per token of one stream as fast as the provider sends, against \
-        that of a reverse proxy with one worker and no buffering",
+    how: "CPU of `ringmain serve` per token of one stream as fast as the provider sends, each token \
+        in a write of its own, against that of a reverse proxy with one worker and no buffering",
     ..REQUEST
+};
+const COALESCED: RowSpec = RowSpec {
+    name: "broker_cpu_per_token_coalesced_vs_nginx",
+    goal: None,
+    how: "the same with as many tokens in each write of the provider as fit: a proxy passes bytes \
+        on, where the broker still reads every event",
+    ..BURST
 };
 const PACED: RowSpec = RowSpec {
     name: "broker_cpu_per_token_paced_vs_nginx",
-    how: "the same with 64 streams of 50 tokens/s",
+    how: "64 streams of 50 tokens/s; CPU of `ringmain serve` per token, against that of the proxy",
     ..BURST
 };
 
-const NGINX: [RowSpec; 4] = [REQUEST, RATE, BURST, PACED];
-const HAPROXY: [RowSpec; 4] = [
+const NGINX: [RowSpec; 5] = [REQUEST, RATE, BURST, COALESCED, PACED];
+const HAPROXY: [RowSpec; 5] = [
     against_haproxy(REQUEST, "broker_cpu_per_request_vs_haproxy"),
     against_haproxy(RATE, "requests_per_second_vs_haproxy"),
     against_haproxy(BURST, "broker_cpu_per_token_vs_haproxy"),
+    against_haproxy(COALESCED, "broker_cpu_per_token_coalesced_vs_haproxy"),
     against_haproxy(PACED, "broker_cpu_per_token_paced_vs_haproxy"),
 ];
 
@@ -59,7 +67,7 @@ struct Setup {
     near: Place,
 }
 
-fn against(bench: &mut Bench, kind: Kind, specs: &[RowSpec; 4]) {
+fn against(bench: &mut Bench, kind: Kind, specs: &[RowSpec; 5]) {
     let made = bench.prepare(specs, |stage| {
         kind.find()?;
         let near = stage.cpus.measured();
@@ -71,14 +79,16 @@ fn against(bench: &mut Bench, kind: Kind, specs: &[RowSpec; 4]) {
     let Some(setup) = made else { return };
     let stage = &bench.stage;
     let requests = Load::plain(16, stage.pick(60, 1_000));
-    let burst = Load::stream(1, stage.pick(10_000, 200_000), 0);
+    let burst = Load::flushed(1, stage.pick(5_000, 100_000));
+    let coalesced = Load::stream(1, stage.pick(10_000, 200_000), 0);
     let paced = Load::stream(64, stage.pick(25, 150), 20_000);
     let per_request =
         |cost: Cost| Sample::of([cost.between_ns_per_exchange(), cost.consumed.exchanges_per_s()]);
     let per_token = |cost: Cost| Sample::of([cost.between_ns_per_token()]);
     group(bench, &specs[..2], &setup, &requests, per_request);
     group(bench, &specs[2..3], &setup, &burst, per_token);
-    group(bench, &specs[3..], &setup, &paced, per_token);
+    group(bench, &specs[3..4], &setup, &coalesced, per_token);
+    group(bench, &specs[4..], &setup, &paced, per_token);
 }
 
 fn group(

@@ -79,6 +79,9 @@ pub fn run() {
     let intact = history.callers.len();
 
     let mut history = History { deaths: bag.deaths, ..history };
+    // A cancel here races with the kill and may never have been published: what is let go is let
+    // go by the death, in its time. How fast a cancel acts by itself is shown elsewhere.
+    history.bounds.cancel_ns = history.bounds.death_ns;
     history.callers.extend(bag.records);
     history.gauges = at_rest(&broker, "after the last client");
     let killed = history.deaths.len();

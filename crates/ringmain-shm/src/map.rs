@@ -71,6 +71,16 @@ impl ReadMap {
         self.region.word(offset).load(Ordering::Relaxed)
     }
 
+    /// Loads neighbouring words from `offset` on, relaxed, each once.
+    ///
+    /// # Panics
+    /// When the words are not inside the segment, or `offset` is no multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        self.region.words(offset)
+    }
+
     /// Copies `out.len()` bytes from `offset`, word by word, each word loaded once.
     ///
     /// # Panics
@@ -127,6 +137,16 @@ impl TrustedMap {
     #[must_use]
     pub fn load(&self, offset: usize) -> u64 {
         self.region.word(offset).load(Ordering::Relaxed)
+    }
+
+    /// Loads neighbouring words from `offset` on, relaxed, each once.
+    ///
+    /// # Panics
+    /// When the words are not inside the segment, or `offset` is no multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        self.region.words(offset)
     }
 
     /// Copies `out.len()` bytes from `offset`, word by word.
@@ -206,6 +226,16 @@ impl WriteMap {
         self.region.word(offset).load(Ordering::Relaxed)
     }
 
+    /// Loads neighbouring words from `offset` on, relaxed, each once.
+    ///
+    /// # Panics
+    /// When the words are not inside the segment, or `offset` is no multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        self.region.words(offset)
+    }
+
     /// Stores the word at `offset`, relaxed.
     ///
     /// # Panics
@@ -242,6 +272,16 @@ impl WriteMap {
     #[inline]
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
         self.region.copy_in(offset, bytes);
+    }
+
+    /// Stores words at `offset` and bytes right behind them, relaxed; what is left of the last word
+    /// becomes zero. One range check for a whole record.
+    ///
+    /// # Panics
+    /// When the record is not inside the segment, or `offset` is no multiple of 8.
+    #[inline]
+    pub fn put_record<const N: usize>(&self, offset: usize, words: [u64; N], bytes: &[u8]) {
+        self.region.put_record(offset, words, bytes);
     }
 
     /// Gives the memory of a range back to the kernel; it reads as zero from then on. A segment

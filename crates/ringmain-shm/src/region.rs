@@ -128,6 +128,50 @@ impl Region {
         }
     }
 
+    /// Stores words and, right behind them, bytes: one check for a whole record. What is left of
+    /// the last word becomes zero.
+    #[inline]
+    pub(crate) fn put_record<const N: usize>(&self, offset: usize, words: [u64; N], bytes: &[u8]) {
+        let len = N * WORD + bytes.len().next_multiple_of(WORD);
+        self.check(offset, len);
+        assert!(offset.is_multiple_of(WORD), "record at {offset}, not a multiple of {WORD}");
+        let start = self.raw.as_mut_ptr().wrapping_add(offset);
+        // SAFETY: `at` counts bytes of the range that was just checked, in whole words; the rest is
+        // as for `word_unchecked`, and a map that is stored to is mapped writable.
+        let word = |at: usize| unsafe { AtomicU64::from_ptr(start.add(at).cast()) };
+        for (index, value) in words.into_iter().enumerate() {
+            word(index * WORD).store(value, Ordering::Relaxed);
+        }
+        let (whole, tail) = bytes.as_chunks::<WORD>();
+        let behind = N * WORD;
+        if bytes.len() >= BLOCK_BYTES_MIN {
+            // SAFETY: `whole` bytes behind the words lie inside the checked range.
+            unsafe { store_block(start.add(behind), whole.as_flattened()) };
+        } else {
+            for (index, chunk) in whole.iter().enumerate() {
+                let value = u64::from_ne_bytes(*chunk);
+                word(behind + index * WORD).store(value, Ordering::Relaxed);
+            }
+        }
+        if !tail.is_empty() {
+            let mut last = [0; WORD];
+            last[..tail.len()].copy_from_slice(tail);
+            let at = behind + whole.len() * WORD;
+            word(at).store(u64::from_ne_bytes(last), Ordering::Relaxed);
+        }
+    }
+
+    /// Loads neighbouring words, each once: one check for a whole header.
+    #[inline]
+    pub(crate) fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        self.check(offset, N * WORD);
+        assert!(offset.is_multiple_of(WORD), "words at {offset}, not a multiple of {WORD}");
+        // SAFETY: inside the range that was just checked, in whole words.
+        std::array::from_fn(|index| unsafe {
+            self.word_unchecked(offset + index * WORD).load(Ordering::Relaxed)
+        })
+    }
+
     /// Replaces some bytes of one word. Two threads that do so to one word at once lose one of the
     /// two changes; chunks and lines begin on words, so no word has two owners.
     fn merge(&self, offset: usize, skew: usize, bytes: &[u8]) {
@@ -171,6 +215,44 @@ impl Region {
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Region").field("bytes", &self.raw.len()).finish_non_exhaustive()
+    }
+}
+
+/// From this many bytes on the string instruction beats a loop of word stores.
+const BLOCK_BYTES_MIN: usize = 256;
+
+/// Stores bytes as a run of relaxed atomic stores would, by the processor's string instruction.
+///
+/// To the compiler it is opaque code whose effect is that of relaxed byte stores in any order, so
+/// other threads may load the same words atomically, which a `memcpy` would not allow.
+///
+/// # Safety
+/// `to..to + bytes.len()` lies in one writable mapping.
+#[cfg(target_arch = "x86_64")]
+unsafe fn store_block(to: *mut u8, bytes: &[u8]) {
+    // SAFETY: the caller vouches for the destination, the slice for the source; the direction flag
+    // is clear on entry, as the calling convention has it, and no flag is changed.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") bytes.len() => _,
+            inout("rdi") to => _,
+            inout("rsi") bytes.as_ptr() => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Stores bytes as relaxed words; `to` is a multiple of 8 and `bytes` are whole words.
+///
+/// # Safety
+/// As for the other form.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn store_block(to: *mut u8, bytes: &[u8]) {
+    for (index, chunk) in bytes.as_chunks::<WORD>().0.iter().enumerate() {
+        // SAFETY: the caller vouches for the destination.
+        let word = unsafe { AtomicU64::from_ptr(to.add(index * WORD).cast()) };
+        word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
     }
 }
 

@@ -190,6 +190,9 @@ pub struct Bench {
     /// A short run of under a minute, for a look rather than for figures.
     #[arg(long)]
     pub quick: bool,
+    /// How long the suite `soak` runs; it runs only when it is named.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=10_080))]
+    pub minutes: u32,
     /// Write the rows for other programs.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

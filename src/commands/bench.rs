@@ -16,6 +16,7 @@ pub fn run(args: &Bench) -> Outcome {
         program: std::env::current_exe()?,
         suites: args.suite.clone(),
         quick: args.quick,
+        minutes: args.minutes,
     };
     let report = ringmain_bench::run(&options)?;
     println!("{}", report.closing_sentence());

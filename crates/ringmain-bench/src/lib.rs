@@ -39,10 +39,12 @@ pub struct Options {
     /// The binary that has the subcommands `serve`, `sim` and [`ROLE_COMMAND`]: normally the
     /// running one.
     pub program: PathBuf,
-    /// Names of suites; empty for all.
+    /// Names of suites; empty for all but `soak`.
     pub suites: Vec<String>,
     /// A short run, for a look rather than for figures.
     pub quick: bool,
+    /// How long the suite `soak` runs.
+    pub minutes: u32,
 }
 
 /// Runs the suites and prints each row when it is done.
@@ -59,7 +61,8 @@ pub fn run(options: &Options) -> Result<Report> {
     println!("{}", machine.sentence());
     let workdir = Workdir::create()?;
     let program = options.program.clone();
-    let stage = Stage { program, workdir, cpus, quick: options.quick };
+    let (quick, minutes) = (options.quick, options.minutes);
+    let stage = Stage { program, workdir, cpus, quick, minutes };
     let mut bench = Bench::new(stage, Progress::begin());
     for suite in suites {
         suite.run(&mut bench);

@@ -18,6 +18,8 @@ pub(crate) struct Stage {
     pub workdir: Workdir,
     pub cpus: Cpus,
     pub quick: bool,
+    /// How long the run that takes as long as one likes is to take.
+    pub minutes: u32,
 }
 
 /// One run of a product or of a baseline: one value for each row of the group.

@@ -37,6 +37,12 @@ pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     Ok(field(&status, "RssAnon:") + field(&status, "RssShmem:"))
 }
 
+/// Open descriptors of a process.
+pub(crate) fn open_fds(pid: u32) -> Result<usize> {
+    let folder = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&folder).tried(folder)?.count())
+}
+
 /// CPU time of the whole machine and of this process's family at one moment, in clock ticks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineTime {

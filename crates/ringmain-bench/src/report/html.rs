@@ -19,17 +19,19 @@ p{margin:.3rem 0;color:var(--dim);max-width:60rem}\
 table{border-collapse:collapse;width:100%;background:var(--card);font-variant-numeric:tabular-nums}\
 th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:right;\
 white-space:nowrap;vertical-align:middle}\
-th{color:var(--dim);font-weight:600;font-size:.85rem}th:first-child,td:first-child,td.left\
+th{color:var(--dim);font-weight:600;font-size:.85rem}th:first-child,td:first-child,td.left,th.left\
 {text-align:left}td.how{white-space:normal;color:var(--dim);font-size:.85rem}\
 .met{color:var(--good);font-weight:600}.MISSED{color:var(--bad);font-weight:600}\
 .skipped{color:var(--dim)}\
-svg{display:block;max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;\
+svg{display:block}svg text{font:11px system-ui,sans-serif;\
 fill:var(--dim);text-anchor:middle}\
 .axis{stroke:var(--dim)}.grid{stroke:var(--line)}.one{stroke:var(--baseline);stroke-width:2}\
 .goal{stroke:var(--good);stroke-width:2;stroke-dasharray:3 3}\
 .product{fill:var(--product);stroke:var(--product)}.missed{fill:var(--bad);stroke:var(--bad)}\
 .baseline{fill:var(--baseline);stroke:var(--baseline)}.range{fill-opacity:.35;stroke:none}\
 .area{fill-opacity:.3;stroke-width:1}.median{stroke-width:2}.tail{stroke-width:2}\
+.cards{display:flex;flex-wrap:wrap;gap:0 2rem}.cards section{flex:0 1 560px;min-width:0}\
+.cards svg{max-width:100%;height:auto}.cards p{font-size:.85rem}\
 .key{display:inline-block;width:.8em;height:.8em;margin:0 .35em 0 .9em;border-radius:2px}";
 
 /// The page.
@@ -55,7 +57,7 @@ pub(super) fn page(report: &Report) -> String {
 fn ratios(out: &mut String, rows: &[Row]) {
     out.push_str(
         "<h2>Rows</h2><div class=\"scroll\"><table><thead><tr><th>row</th><th>value</th>\
-         <th>baseline</th><th>unit</th><th>ratio</th><th>ratio, log scale</th><th>goal</th><th></th>\
+         <th>baseline</th><th class=\"left\">unit</th><th>ratio</th><th class=\"left\">ratio, log scale</th><th>goal</th><th></th>\
          <th>other</th></tr></thead><tbody>",
     );
     for row in rows {
@@ -89,11 +91,12 @@ fn ratios(out: &mut String, rows: &[Row]) {
 }
 
 fn latencies(out: &mut String, rows: &[Row]) {
+    out.push_str("<div class=\"cards\">");
     for row in rows {
         let Some(product) = &row.latency else { continue };
         let _ = write!(
             out,
-            "<h2>{}</h2><p><span class=\"key\" style=\"background:var(--product)\"></span>{}",
+            "<section><h2>{}</h2><p><span class=\"key\" style=\"background:var(--product)\"></span>{}",
             escape(row.name),
             quantiles("ringmain", product)
         );
@@ -104,10 +107,11 @@ fn latencies(out: &mut String, rows: &[Row]) {
                 quantiles(name, side)
             );
         }
-        out.push_str("</p><div class=\"scroll\">");
+        out.push_str("</p>");
         out.push_str(&svg::latency(product, row.baseline_latency.as_ref()));
-        out.push_str("</div>");
+        out.push_str("</section>");
     }
+    out.push_str("</div>");
 }
 
 fn quantiles(name: &str, side: &Summary) -> String {

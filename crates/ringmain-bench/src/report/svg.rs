@@ -26,6 +26,8 @@ impl Scale {
 
 const RATIO_WIDTH: f64 = 300.0;
 const RATIO_HEIGHT: f64 = 34.0;
+/// Room for half a label.
+const RATIO_LEFT: f64 = 36.0;
 
 /// The ratios of one row: the range of the passes, their median, the baseline at 1, the goal.
 pub(super) fn ratio(row: &Row) -> Option<String> {
@@ -37,10 +39,10 @@ pub(super) fn ratio(row: &Row) -> Option<String> {
     let all = [ratio, min, max, 1.0, goal.unwrap_or(1.0)];
     let low = all.iter().copied().fold(f64::INFINITY, f64::min) / 1.4;
     let high = all.iter().copied().fold(0.0, f64::max) * 1.4;
-    let scale = Scale::new(low, high, 8.0, RATIO_WIDTH - 16.0);
+    let scale = Scale::new(low, high, RATIO_LEFT, RATIO_WIDTH - 2.0 * RATIO_LEFT);
     let mut svg = open(RATIO_WIDTH, RATIO_HEIGHT, "ratios of the passes");
     let mid = 12.0;
-    line(&mut svg, (8.0, mid), (RATIO_WIDTH - 8.0, mid), "axis");
+    line(&mut svg, (RATIO_LEFT, mid), (RATIO_WIDTH - RATIO_LEFT, mid), "axis");
     line(&mut svg, (scale.x(1.0), 3.0), (scale.x(1.0), 21.0), "one");
     if let Some(goal) = goal {
         line(&mut svg, (scale.x(goal), 1.0), (scale.x(goal), 23.0), "goal");
@@ -55,7 +57,7 @@ pub(super) fn ratio(row: &Row) -> Option<String> {
     );
     label(&mut svg, scale.x(1.0), 32.0, "1x");
     if let Some(goal) = goal
-        && (scale.x(goal) - scale.x(1.0)).abs() > 34.0
+        && (scale.x(goal) - scale.x(1.0)).abs() > 46.0
     {
         label(&mut svg, scale.x(goal), 32.0, &format!("goal {}x", number(goal)));
     }
@@ -63,9 +65,9 @@ pub(super) fn ratio(row: &Row) -> Option<String> {
     Some(svg)
 }
 
-const LATENCY_WIDTH: f64 = 640.0;
+const LATENCY_WIDTH: f64 = 560.0;
 const LATENCY_HEIGHT: f64 = 190.0;
-const LEFT: f64 = 10.0;
+const LEFT: f64 = 28.0;
 const FLOOR: f64 = 150.0;
 const BINS: usize = 120;
 
@@ -90,7 +92,12 @@ pub(super) fn latency(product: &Summary, baseline: Option<&Summary>) -> String {
         line(&mut svg, (tail, FLOOR - 24.0), (tail, FLOOR), &format!("{class} tail"));
     }
     line(&mut svg, (LEFT, FLOOR), (LATENCY_WIDTH - LEFT, FLOOR), "axis");
-    label(&mut svg, LATENCY_WIDTH / 2.0, FLOOR + 32.0, "lines: median; short lines: 99 % below");
+    label(
+        &mut svg,
+        LATENCY_WIDTH / 2.0,
+        FLOOR + 32.0,
+        "height: square root of the count; line: median; short line: 99 % are below",
+    );
     svg.push_str("</svg>");
     svg
 }

@@ -10,6 +10,7 @@ mod proxies;
 mod proxy;
 mod runs;
 mod scale;
+mod soak;
 mod syscalls;
 
 use crate::error::{BenchError, Result};
@@ -22,21 +23,28 @@ pub(crate) struct Suite {
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
+    /// Whether it runs when no suite is named.
+    is_usual: bool,
     run: fn(&mut Bench),
 }
 
 /// All suites, in the order in which they run.
 const SUITES: &[Suite] = &[
-    Suite { name: "hop", about: "round trips of one process with another", run: hop::run },
-    Suite { name: "lane", about: "frames per second through memory", run: lane::run },
-    Suite { name: "idle", about: "what sleeping and attached sessions cost", run: idle::run },
-    Suite { name: "syscalls", about: "system calls per token", run: syscalls::run },
-    Suite { name: "consumer", about: "CPU per token at the consumer", run: consumer::run },
-    Suite { name: "proxy", about: "CPU of the broker against reverse proxies", run: proxy::run },
-    Suite { name: "latency", about: "age of tokens, time to the first", run: latency::run },
-    Suite { name: "scale", about: "how much goes through one broker", run: scale::run },
-    Suite { name: "hostile", about: "what a hostile session costs", run: hostile::run },
+    usual("hop", "round trips of one process with another", hop::run),
+    usual("lane", "frames per second through memory", lane::run),
+    usual("idle", "what sleeping and attached sessions cost", idle::run),
+    usual("syscalls", "system calls per token", syscalls::run),
+    usual("consumer", "CPU per token at the consumer", consumer::run),
+    usual("proxy", "CPU of the broker against reverse proxies", proxy::run),
+    usual("latency", "age of tokens, time to the first", latency::run),
+    usual("scale", "how much goes through one broker", scale::run),
+    usual("hostile", "what a hostile session costs", hostile::run),
+    Suite { is_usual: false, ..usual("soak", "what grows in a long run", soak::run) },
 ];
+
+const fn usual(name: &'static str, about: &'static str, run: fn(&mut Bench)) -> Suite {
+    Suite { name, about, is_usual: true, run }
+}
 
 impl Suite {
     pub(crate) fn run(&self, bench: &mut Bench) {
@@ -45,10 +53,10 @@ impl Suite {
     }
 }
 
-/// The suites with these names, or all.
+/// The suites with these names, or all that do not take as long as one likes.
 pub(crate) fn chosen(names: &[String]) -> Result<Vec<Suite>> {
     if names.is_empty() {
-        return Ok(SUITES.to_vec());
+        return Ok(SUITES.iter().filter(|suite| suite.is_usual).copied().collect());
     }
     let find = |name: &String| {
         let found = SUITES.iter().find(|suite| suite.name == name).copied();

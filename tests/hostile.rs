@@ -7,10 +7,10 @@ mod common;
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -106,11 +106,14 @@ fn serves(broker: &Broker) {
     session.ping().unwrap();
 }
 
+/// Turns a good entry into another one.
+type Spoil = fn(&mut Entry);
+
 #[test]
 fn hostile_entries_end_their_session() {
     let mut world = World::start();
     let good = |hostile: &Hostile| peer::entry(hostile, 0, &peer::head_of("tiny"), b"{}");
-    let spoilers: [(&str, fn(&mut Entry)); 11] = [
+    let spoilers: [(&str, Spoil); 11] = [
         ("all zero", |entry| *entry = Entry::default()),
         ("no such op", |entry| entry.op = 200),
         ("no such lane", |entry| entry.lane = 64),
@@ -246,8 +249,9 @@ fn hostile_control_messages_end_their_session() {
     let hostile = world.attach();
     let at_ns = monotonic_ns();
     let ring = Message::Ring.encode();
-    // Bound: the broker hangs up after a thousand.
-    loop {
+    // Bound: the broker hangs up after a thousand, which take it no second.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) {
         match hostile.send(&ring) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
@@ -397,8 +401,7 @@ fn hostile_reader_that_never_reads_is_held_harmlessly() {
     world.unharmed();
 }
 
-/// Not a test by itself: a peer of another uid, which does what its script says until its
-/// standard input ends.
+/// Not a test by itself: a peer of another uid, which does what its script says.
 #[test]
 fn hostile_process() {
     let Some(script) = child_script() else { return };
@@ -417,7 +420,8 @@ fn hostile_process() {
                 peer::ask(&mut hostile, number, &peer::head_of("tiny"), body.as_bytes());
             }
             // Always asleep, with a new number each time: every frame is worth a ring.
-            for epoch in (1..).step_by(2) {
+            let start = Instant::now();
+            for epoch in (1..).step_by(2).take_while(|_| start.elapsed() < common::WATCHDOG) {
                 hostile.set_armed(epoch);
                 if epoch == 2001 {
                     println!("trapped");
@@ -443,17 +447,31 @@ fn world_for_another_uid() -> Option<(World, u32)> {
     Some((world, 4242))
 }
 
-fn spawn(world: &World, script: &str, uid: u32) -> Child {
-    let mut command = child_of("hostile_process", script, &world.broker.socket());
-    command.uid(uid).gid(uid).stdout(Stdio::piped()).spawn().unwrap()
+/// A process that does not outlive its test.
+struct Peer(Child);
+
+impl Peer {
+    fn spawn(world: &World, script: &str, uid: u32) -> Peer {
+        let mut command = child_of("hostile_process", script, &world.broker.socket());
+        Peer(command.uid(uid).gid(uid).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn stdout(&mut self) -> ChildStdout {
+        self.0.stdout.take().unwrap()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
 fn hostile_uid_cannot_tamper_with_what_it_was_given() {
     let Some((world, uid)) = world_for_another_uid() else { return };
-    let mut child = spawn(&world, "tamper", uid);
-    let said = common::read_all(child.stdout.take().unwrap());
-    assert!(child.wait().unwrap().success());
+    let said = common::read_all(Peer::spawn(&world, "tamper", uid).stdout());
     assert!(said.contains("could: []"), "{said}");
     world.unharmed();
 }
@@ -461,8 +479,8 @@ fn hostile_uid_cannot_tamper_with_what_it_was_given() {
 #[test]
 fn hostile_uid_cannot_trap_the_one_who_rings_it() {
     let Some((world, uid)) = world_for_another_uid() else { return };
-    let mut child = spawn(&world, "trap", uid);
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut trapper = Peer::spawn(&world, "trap", uid);
+    let lines = BufReader::new(trapper.stdout()).lines();
     let trapped = lines.map_while(Result::ok).any(|line| line.contains("trapped"));
     assert!(trapped, "the trap was set");
     // The broker has rung a full, blocking bell by now, and goes on.
@@ -470,7 +488,6 @@ fn hostile_uid_cannot_trap_the_one_who_rings_it() {
         serves(&world.broker);
     }
     assert!(world.broker.log().contains("bell=Aio"), "{}", world.broker.log());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(trapper);
     world.unharmed();
 }

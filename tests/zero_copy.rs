@@ -181,7 +181,7 @@ fn zero_copy_consumer_of_a_session_allocates_nothing() {
         assert_eq!(info.count_total, 0, "{pace}: allocations in {MEASURED} tokens");
         while session.next(exchange).unwrap().is_some() {}
     }
-    assert!(session.sleeps() > MEASURED / 2, "the paced stream was slept for");
+    assert!(session.sleeps() > 20, "the paced stream was slept for");
 }
 
 #[test]

@@ -66,10 +66,17 @@ impl Load {
         }
     }
 
+    /// One stream as fast as the provider sends, 64 tokens in each of its writes: what arrives
+    /// together after a delay on the way, or from a cache.
+    pub(crate) fn burst(tokens: u64) -> Load {
+        let prompt = format!("[[sim n={tokens} coalesce=64 seed=7]]");
+        Load { prompt, ..Load::stream(1, tokens, 0) }
+    }
+
     /// The same with each token in a write of its own, as inference servers send them.
-    pub(crate) fn flushed(streams: u32, tokens: u64) -> Load {
+    pub(crate) fn flushed(tokens: u64) -> Load {
         let prompt = format!("[[sim n={tokens} flush=1 seed=7]]");
-        Load { prompt, ..Load::stream(streams, tokens, 0) }
+        Load { prompt, ..Load::stream(1, tokens, 0) }
     }
 
     /// The same with the time of sending in each token.

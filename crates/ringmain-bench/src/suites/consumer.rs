@@ -14,8 +14,8 @@ const BURST_BLOCKING: RowSpec = RowSpec {
     unit: "ns/token",
     baseline: DIRECT,
     goal: Some(Goal::RatioAtMost(1.0 / 12.0)),
-    how: "one stream as fast as the provider sends, read by a blocking session on a CPU of its own, \
-        against the direct consumer of the same stream",
+    how: "one stream as fast as the provider sends, 64 tokens in each of its writes, read by a \
+        blocking session on a CPU of its own, against the direct consumer of the same stream",
 };
 const BURST_HOST: RowSpec = RowSpec {
     name: "host_cpu_burst",
@@ -26,7 +26,14 @@ const BURST_HOST: RowSpec = RowSpec {
 const BURST_TOKIO: RowSpec = RowSpec {
     name: "consumer_cpu_burst_tokio",
     goal: Some(Goal::RatioAtMost(0.2)),
-    how: "one stream as fast as the provider sends, read by a task on a tokio runtime of one thread",
+    how: "the same stream, read by a task on a tokio runtime of one thread",
+    ..BURST_BLOCKING
+};
+const FLUSHED: RowSpec = RowSpec {
+    name: "consumer_cpu_burst_flushed_blocking",
+    goal: None,
+    how: "one stream as fast as the provider sends with each token in a write of its own: the \
+        faster the consumer, the more often it sleeps",
     ..BURST_BLOCKING
 };
 const MANY_PINNED: RowSpec = RowSpec {
@@ -71,7 +78,8 @@ pub(super) fn run(bench: &mut Bench) {
     let cpu = stage.cpus.measured();
     // With one CPU there is nothing to choose.
     let other = stage.cpus.other().unwrap_or(Place::Any);
-    let burst = Load::stream(1, stage.pick(20_000, 200_000), 0);
+    let burst = Load::burst(stage.pick(20_000, 400_000));
+    let flushed = Load::flushed(stage.pick(5_000, 100_000));
     let paced = stage.pick(25, 150);
     let many = Load::stream(STREAMS, paced, GAP_US);
     let one = Load::stream(1, paced, GAP_US);
@@ -79,6 +87,7 @@ pub(super) fn run(bench: &mut Bench) {
     let free = (Place::Any, Place::Any);
     group(bench, &[BURST_BLOCKING, BURST_HOST], Style::Blocking, &burst, pinned);
     group(bench, &[BURST_TOKIO], Style::Tokio, &burst, pinned);
+    group(bench, &[FLUSHED], Style::Blocking, &flushed, pinned);
     group(bench, &[MANY_PINNED, MANY_HOST], Style::Blocking, &many, pinned);
     group(bench, &[MANY_UNPINNED], Style::Blocking, &many, free);
     group(bench, &[ONE, ONE_HOST], Style::Blocking, &one, free);

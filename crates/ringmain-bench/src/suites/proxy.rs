@@ -32,8 +32,8 @@ const BURST: RowSpec = RowSpec {
 const COALESCED: RowSpec = RowSpec {
     name: "broker_cpu_per_token_coalesced_vs_nginx",
     goal: None,
-    how: "the same with as many tokens in each write of the provider as fit: a proxy passes bytes \
-        on, where the broker still reads every event",
+    how: "the same with 64 tokens in each write of the provider: a proxy passes bytes on, where \
+        the broker still reads every event",
     ..BURST
 };
 const PACED: RowSpec = RowSpec {
@@ -79,8 +79,8 @@ fn against(bench: &mut Bench, kind: Kind, specs: &[RowSpec; 5]) {
     let Some(setup) = made else { return };
     let stage = &bench.stage;
     let requests = Load::plain(16, stage.pick(60, 1_000));
-    let burst = Load::flushed(1, stage.pick(5_000, 100_000));
-    let coalesced = Load::stream(1, stage.pick(10_000, 200_000), 0);
+    let burst = Load::flushed(stage.pick(5_000, 100_000));
+    let coalesced = Load::burst(stage.pick(10_000, 200_000));
     let paced = Load::stream(64, stage.pick(25, 150), 20_000);
     let per_request =
         |cost: Cost| Sample::of([cost.between_ns_per_exchange(), cost.consumed.exchanges_per_s()]);

@@ -1,5 +1,6 @@
 //! One thread, warm caches: what the instructions of a frame, a submission and a ring cost. Two
 //! processes and cache lines in motion are the business of `ringmain bench --suite lane`.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up has nothing to measure")]
 
 use std::hint::black_box;
 

@@ -21,6 +21,8 @@ mod march;
 #[allow(dead_code, reason = "shared with the kills at any time")]
 #[path = "kill/random.rs"]
 mod random;
+#[path = "kill_step/responder.rs"]
+mod responder;
 #[path = "kill_step/stepper.rs"]
 mod stepper;
 #[allow(dead_code, reason = "shared with the kills at any time")]
@@ -35,7 +37,15 @@ fn kill_step_of_clients_leaves_nothing_behind() {
     }
 }
 
-/// What this binary does when the test above starts it again.
+/// See [`responder`].
+#[test]
+fn kill_step_of_the_broker_leaves_a_prefix() {
+    if common::child_script().is_none() && march::may_trace() {
+        responder::run(march::steps());
+    }
+}
+
+/// What this binary does when the first test starts it again.
 #[test]
 fn kill_step_child() {
     let Some(script) = common::child_script() else { return };

@@ -165,9 +165,9 @@ impl Client {
     }
 
     fn consume_asleep(mut self) -> ! {
-        let script = Script { n: ENDLESS, ttft_us: 60_000, gap_us: 1000, ..Script::default() };
-        self.submit(script);
-        self.read(1);
+        // Longer than a march to where it falls asleep.
+        self.submit(Script { n: ENDLESS, gap_us: 200_000, ..Script::default() });
+        self.read(2);
         mark(BEGIN);
         self.read(1);
         mark(END);

@@ -73,9 +73,7 @@ struct Bag {
 
 /// The whole test.
 pub fn run() {
-    if let Some(reason) = not_traced() {
-        assert!(!required("ptrace"), "{reason}, and RINGMAIN_REQUIRE asks for it");
-        println!("skipped: {reason}");
+    if !may_trace() {
         return;
     }
     let cpus = allowed_cpus();
@@ -215,17 +213,16 @@ impl March<'_> {
     }
 }
 
-/// Why this machine does not let a process trace its child, if that is so.
-fn not_traced() -> Option<String> {
+/// Whether this machine lets a process trace its child; says so if not.
+pub fn may_trace() -> bool {
     let command = child_of("kill_step_child", "probe 0", "/nowhere".as_ref());
-    match Stepper::start(command) {
-        Err(Stray::NotTraced) => {
-            let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
-            let scope = scope.map_or_else(|_| "not there".into(), |text| text.trim().to_owned());
-            Some(format!("ptrace is refused here (kernel.yama.ptrace_scope is {scope})"))
-        }
-        _ => None,
-    }
+    let Err(Stray::NotTraced) = Stepper::start(command) else { return true };
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    let scope = scope.map_or_else(|_| "not there".into(), |text| text.trim().to_owned());
+    let reason = format!("ptrace is refused here (kernel.yama.ptrace_scope is {scope})");
+    assert!(!required("ptrace"), "{reason}, and RINGMAIN_REQUIRE asks for it");
+    println!("skipped: {reason}");
+    false
 }
 
 // --- CPUs ------------------------------------------------------------------------------------
@@ -244,7 +241,7 @@ fn pin(cpu: usize) {
 }
 
 /// How many instructions clients are to be killed at.
-fn steps() -> u64 {
+pub fn steps() -> u64 {
     let Ok(text) = std::env::var("RINGMAIN_STEPS") else { return STEPS };
     text.parse().unwrap_or_else(|_| panic!("RINGMAIN_STEPS is {text:?}, not a number"))
 }

@@ -1,9 +1,9 @@
 //! Both ways of reading a lane over a responder segment that holds anything, and that changes
 //! between two reads.
 //!
-//! The two ways must tell the same story: they see the same memory. A frame is at most a quarter
-//! of the lane, an error stays as long as the memory does, and nothing but the reader's own
-//! cursor is written, which only goes forward.
+//! The two ways tell the same story, which is that of a plain reading of the same memory. A frame
+//! is at most a quarter of the lane, an error stays as long as the memory does, and nothing but
+//! the reader's own cursor is written, which only goes forward.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -46,6 +46,8 @@ struct World {
     cursors: [HeapMemory; 2],
     /// Where the header that is written next stands.
     position: u64,
+    /// Where the plain reading stands.
+    plain: u64,
     buffer: Vec<u8>,
 }
 
@@ -59,8 +61,19 @@ impl World {
         let [borrowing, copying] = cursors
             .clone()
             .map(|own| LaneReader::new_at(own, responder.clone(), geometry, lane, start));
-        let (position, buffer) = (start, Vec::new());
-        World { geometry, lane, start, responder, borrowing, copying, cursors, position, buffer }
+        let (position, plain, buffer) = (start, start, Vec::new());
+        World {
+            geometry,
+            lane,
+            start,
+            responder,
+            borrowing,
+            copying,
+            cursors,
+            position,
+            plain,
+            buffer,
+        }
     }
 
     /// Any word of the lane, or its starved word.
@@ -114,22 +127,57 @@ impl World {
 
     /// Whether there is a frame: both ways say the same and give the same.
     fn read_both(&mut self, quarter: usize) -> Result<bool, FrameError> {
+        let plain = self.read_plainly();
         let borrowed = self.borrowing.next();
         let copied = self.copying.next_copied(&mut self.buffer);
         match (borrowed, copied) {
             (Ok(Some(frame)), Ok(Some(header))) => {
+                assert_eq!(plain, Ok(Some((header.kind, header.length))));
                 assert_eq!((frame.exchange.0, frame.choice), (header.exchange, header.choice));
                 assert_eq!((frame.kind as u8, frame.more), (header.kind, header.flags == MORE));
                 assert_eq!(frame.payload, self.buffer);
                 assert!(frame.payload.len() <= quarter);
                 Ok(true)
             }
-            (Ok(None), Ok(None)) => Ok(false),
+            (Ok(None), Ok(None)) => {
+                assert_eq!(plain, Ok(None));
+                Ok(false)
+            }
             (Err(borrowed), Err(copied)) => {
-                assert_eq!(borrowed, copied);
+                assert_eq!((plain, borrowed), (Err(()), copied));
                 Err(copied)
             }
             (borrowed, copied) => panic!("{borrowed:?} in place, {copied:?} as a copy"),
+        }
+    }
+
+    /// Kind and bytes of the next frame, by the rules and nothing else.
+    fn read_plainly(&mut self) -> Result<Option<(u8, u32)>, ()> {
+        // Bound: a valid SKIP ends with the lane, and at its start none is short enough.
+        loop {
+            let line = self.plain % LINES as u64;
+            let at = self.geometry.lane_offset(self.lane) + line as usize * 64;
+            match self.responder.load(at) {
+                0 => return Ok(None),
+                word if word != self.plain + 1 => return Err(()),
+                _ => {}
+            }
+            let tag = self.responder.load(at + 16);
+            let (bytes, kind, flags) = (tag as u32, (tag >> 32) as u8, (tag >> 40) as u8);
+            let lines = (u64::from(bytes) + 32).div_ceil(64);
+            let is_exact = u64::from(bytes) + 32 == (LINES as u64 - line) * 64;
+            let is_valid = (1..=10).contains(&kind)
+                && flags <= MORE
+                && lines <= LINES as u64 / 4
+                && line + lines <= LINES as u64
+                && (kind != 10 || is_exact);
+            if !is_valid {
+                return Err(());
+            }
+            self.plain += lines;
+            if kind != 10 {
+                return Ok(Some((kind, bytes)));
+            }
         }
     }
 

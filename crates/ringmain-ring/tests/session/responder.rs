@@ -33,6 +33,8 @@ struct Lane {
     id: LaneId,
     writer: LaneWriter<Guarded, Raced>,
     loan: LoanWriter<Guarded>,
+    /// What the writer should have open.
+    open: Option<ExchangeId>,
     lent: Option<ExchangeId>,
     is_charged: bool,
     is_cancelled: bool,
@@ -84,6 +86,7 @@ impl Responder {
             id,
             writer: LaneWriter::new_at(own.clone(), caller.clone(), geometry, id, start),
             loan: LoanWriter::new(own.clone(), geometry, id),
+            open: None,
             lent: None,
             is_charged: false,
             is_cancelled: false,
@@ -131,7 +134,7 @@ impl Responder {
     /// Carries the exchange of a lane on by one message, or ends it when it was cancelled.
     pub fn step(&mut self, index: usize, kind: Kind, choice: u16, bytes: usize) -> Stepped {
         let lane = &mut self.lanes[index];
-        let Some(exchange) = lane.writer.open() else { return Ok(()) };
+        let Some(exchange) = lane.open else { return Ok(()) };
         if lane.is_cancelled {
             self.finish(index, Kind::Error, 40);
             return Ok(());
@@ -147,7 +150,8 @@ impl Responder {
     /// Ends the exchange of a lane.
     pub fn finish(&mut self, index: usize, kind: Kind, bytes: usize) {
         let lane = &mut self.lanes[index];
-        let Some(exchange) = lane.writer.open() else { return };
+        assert_eq!(lane.writer.open(), lane.open);
+        let Some(exchange) = lane.open.take() else { return };
         if std::mem::take(&mut lane.is_charged) {
             self.ledger.give_back(UID, Slot::Exchanges, 1);
         }
@@ -191,7 +195,8 @@ impl Responder {
         match Submission::parse(entry, &self.geometry).map_err(|_| Violation)? {
             Submission::Cancel { lane, target } => {
                 let lane = &mut self.lanes[lane.index()];
-                lane.is_cancelled |= lane.writer.carries(target);
+                assert_eq!(lane.writer.carries(target), lane.open == Some(target));
+                lane.is_cancelled |= lane.open == Some(target);
             }
             Submission::Ping { lane } => {
                 self.begin(lane, id)?;
@@ -216,6 +221,7 @@ impl Responder {
             return Err(Violation);
         }
         lane.writer.begin(id).map_err(|_| Violation)?;
+        assert_eq!(lane.open.replace(id), None, "two exchanges on one lane");
         lane.lent = Some(id);
         lane.is_cancelled = false;
         Ok(())

@@ -45,8 +45,9 @@ const LOAD_MAX: Duration = Duration::from_millis(20);
 const KNOCK_WAIT: Duration = Duration::from_millis(20);
 /// Time until a broker holds nothing of clients that are gone, and has written so.
 const REST: Duration = Duration::from_millis(1250);
-/// Bound of its calls: 1 s, and the slack of the contract's checker for a busy machine.
-const KNOCK_MAX: Duration = Duration::from_millis(1100);
+/// Bound of its calls: the second that one attempt has with a broker that says nothing, and the
+/// second within which its death is told.
+const KNOCK_MAX: Duration = Duration::from_secs(2);
 /// What the one who only attaches and leaves may be told.
 const KNOCK_CODES: [Code; 4] =
     [Code::BrokerAbsent, Code::BrokerGone, Code::BrokerRestarted, Code::QuotaExceeded];

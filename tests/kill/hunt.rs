@@ -67,7 +67,10 @@ struct Dead {
 
 /// The whole test.
 pub fn run() {
-    let provider = Provider::start(ProviderConfig::default()).unwrap();
+    // Small buffers: a stream whose lane is full holds the provider back at once. It would fill
+    // megabytes otherwise, and be late itself as the witness of how soon others are let go.
+    let small = ProviderConfig { send_buffer_bytes: Some(16 << 10), ..ProviderConfig::default() };
+    let provider = Provider::start(small).unwrap();
     let mut broker = Broker::start(provider.addr(), config());
     let pid = broker.pid();
     at_rest(&broker, "before the first client");

@@ -1,6 +1,6 @@
 //! The harness plays its whole run: child processes, passes, files. That a figure is good is never
 //! asserted, only that it was measured and written down as agreed.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::process::{Command, Output};

@@ -13,7 +13,7 @@ const PLAIN: &str = "\x1b[0m";
 pub(crate) fn head(color: bool) -> String {
     let (name, value, base, ratio) = ("row", "value", "baseline", "ratio");
     let line = format!(
-        "{name:<36} {value:>14} {base:>14} {:<11} {ratio:>8} {:>19} {:>10} {:<7} {:>6}",
+        "{name:<41} {value:>14} {base:>14} {:<11} {ratio:>8} {:>19} {:>10} {:<7} {:>6}",
         "unit", "min..max", "goal", "", "other"
     );
     paint(color, BOLD, line.trim_end())
@@ -27,7 +27,7 @@ pub(crate) fn suite(name: &str, about: &str, color: bool) -> String {
 /// One row.
 pub(crate) fn row(row: &Row, color: bool) -> String {
     if let Some(reason) = &row.skipped {
-        let line = format!("{:<36} skipped: {reason}", row.name);
+        let line = format!("{:<41} skipped: {reason}", row.name);
         return paint(color, DIM, &line);
     }
     let cell = |value: Option<f64>| value.map(number).unwrap_or_default();
@@ -42,7 +42,7 @@ pub(crate) fn row(row: &Row, color: bool) -> String {
         None => " ".repeat(7),
     };
     format!(
-        "{:<36} {:>14} {:>14} {:<11} {:>8} {spread:>19} {:>10} {word} {:>6}",
+        "{:<41} {:>14} {:>14} {:<11} {:>8} {spread:>19} {:>10} {word} {:>6}",
         row.name,
         cell(row.value),
         cell(row.baseline_value),

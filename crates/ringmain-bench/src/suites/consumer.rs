@@ -80,7 +80,7 @@ pub(super) fn run(bench: &mut Bench) {
     let other = stage.cpus.other().unwrap_or(Place::Any);
     let burst = Load::burst(stage.pick(20_000, 400_000));
     let flushed = Load::flushed(stage.pick(5_000, 100_000));
-    let paced = stage.pick(25, 150);
+    let paced = stage.pick(12, 150);
     let many = Load::stream(STREAMS, paced, GAP_US);
     let one = Load::stream(1, paced, GAP_US);
     let pinned = (cpu, other);

@@ -99,7 +99,7 @@ fn must_spin(broker: &Broker) -> Result<()> {
 }
 
 fn pace(stage: &Stage, batch: u32) -> Pace {
-    Pace { warm_up_ms: stage.pick(50, 200), measure_ms: stage.pick(250, 2_000), batch }
+    Pace { warm_up_ms: stage.pick(30, 200), measure_ms: stage.pick(120, 2_000), batch }
 }
 
 fn session(stage: &Stage, broker: &Broker, at: Place, spin: bool, pace: Pace) -> Result<Sample> {

@@ -41,8 +41,8 @@ const ATTACH: RowSpec = RowSpec {
 
 /// Sessions of the idle rows, in processes of half as many.
 const SESSIONS: u32 = 1000;
-/// Attachments in a row: below what one uid may do in a second.
-const ATTACHMENTS: u32 = 200;
+/// Attachments in a row, in a quick run and in a full one: below what one uid may do in a second.
+const ATTACHMENTS: [u32; 2] = [100, 200];
 /// Nobody asks for anything.
 const NO_PROVIDER: &str = "http://127.0.0.1:9/v1";
 
@@ -78,19 +78,20 @@ fn attach(bench: &mut Bench) {
     let cpu = bench.stage.cpus.measured();
     let start = |stage: &Stage| Broker::start(stage, BrokerSetup::new(NO_PROVIDER, cpu));
     let Some(broker) = bench.prepare(&[ATTACH], start) else { return };
+    let count = bench.stage.pick(ATTACHMENTS[0], ATTACHMENTS[1]);
     bench.compare(
         &[ATTACH],
         &mut |stage| {
             // The permits to connect, of which the last pass has used some, grow back.
-            sleep(Duration::from_millis(500));
-            let told = SessionAttach { socket: broker.socket().to_owned(), count: ATTACHMENTS };
+            sleep(Duration::from_millis(stage.pick(250, 500)));
+            let told = SessionAttach { socket: broker.socket().to_owned(), count };
             sample(Child::role(stage, &Role::AttachSession(told), cpu)?)
         },
         &mut |stage| {
             let meet = Meet { path: stage.workdir.fresh(".meet") };
             let mut server = Child::role(stage, &Role::AttachBareServer(meet.clone()), cpu)?;
             server.ready()?;
-            let told = BareAttach { meet, count: ATTACHMENTS };
+            let told = BareAttach { meet, count };
             sample(Child::role(stage, &Role::AttachBare(told), cpu)?)
         },
     );

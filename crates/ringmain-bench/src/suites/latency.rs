@@ -58,9 +58,9 @@ pub(super) fn run(bench: &mut Bench) {
 
 fn against(bench: &mut Bench, specs: &[RowSpec; 3], pair: &Pair, base_url: &str) {
     let stage = &bench.stage;
-    let one = Load::stamped(1, stage.pick(100, 800), 5_000);
-    let many = Load::stamped(64, stage.pick(25, 150), 20_000);
-    let first = Load::rounds(1, stage.pick(100, 2_000), 1);
+    let one = Load::stamped(1, stage.pick(40, 800), 5_000);
+    let many = Load::stamped(64, stage.pick(12, 150), 20_000);
+    let first = Load::rounds(1, stage.pick(50, 2_000), 1);
     let ages: fn(Consumed) -> Buckets = |consumed| consumed.ages;
     let firsts: fn(Consumed) -> Buckets = |consumed| consumed.first;
     for (spec, load, of) in

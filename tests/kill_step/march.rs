@@ -25,7 +25,7 @@ const STEPS: u64 = 150;
 /// The operations, and how many of a hundred kills fall into each: an attachment is long, so a
 /// march into it takes long.
 const OPERATIONS: [(&str, u64); 4] =
-    [("attach", 6), ("publish", 26), ("consume", 38), ("cancel", 30)];
+    [("attach", 6), ("publish", 22), ("consume", 37), ("cancel", 35)];
 /// Marches to one instruction: an operation may be over before it, for no two runs of it are of
 /// the same length.
 const TRIES: u64 = 4;

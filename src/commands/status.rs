@@ -1,7 +1,9 @@
 //! `ringmain status`: what a broker counts, read without its help.
 
+use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,7 +35,15 @@ pub fn run(args: &Status) -> Outcome {
 fn read_first(candidates: &[PathBuf]) -> Result<(PathBuf, Snapshot), String> {
     let mut tried = Vec::new();
     for socket in candidates {
-        match Snapshot::read(&segment_name(socket)) {
+        let name = segment_name(socket);
+        if let Some(stranger) = stranger(socket, &name) {
+            tried.push(format!(
+                "{} (counters of uid {stranger}, not of its broker)",
+                socket.display()
+            ));
+            continue;
+        }
+        match Snapshot::read(&name) {
             Ok(snapshot) => return Ok((socket.clone(), snapshot)),
             Err(CountersError::Open { source, .. }) if is_absent(&source) => {
                 tried.push(format!("{} (no broker has counted here)", socket.display()));
@@ -42,6 +52,15 @@ fn read_first(candidates: &[PathBuf]) -> Result<(PathBuf, Snapshot), String> {
         }
     }
     Err(format!("no counters: tried {}", tried.join(", ")))
+}
+
+/// The owner of counters that neither the owner of the socket nor root has made: anybody may have
+/// taken the name while no broker ran.
+fn stranger(socket: &Path, name: &str) -> Option<u32> {
+    let owner = |path: &Path| fs::metadata(path).ok().map(|meta| meta.uid());
+    let counters = owner(&Path::new("/dev/shm").join(name.trim_start_matches('/')))?;
+    let broker = owner(socket).unwrap_or_else(ringmain_shm::own_uid);
+    (counters != broker && counters != 0).then_some(counters)
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -133,8 +133,13 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Option<Control>> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         match accept4(self.fd.as_raw_fd(), flags) {
-            // SAFETY: the kernel has just made this descriptor for us.
-            Ok(fd) => Ok(Some(Control::from_fd(unsafe { OwnedFd::from_raw_fd(fd) }))),
+            Ok(fd) => {
+                // SAFETY: the kernel has just made this descriptor for us.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                // Inherited as a rule, but not by who came before the listener was ours.
+                refuse_descriptors(&fd);
+                Ok(Some(Control::from_fd(fd)))
+            }
             Err(Errno::EAGAIN) => Ok(None),
             Err(e) => Err(e.into()),
         }

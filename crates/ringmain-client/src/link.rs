@@ -188,6 +188,11 @@ impl Link {
         self.looks = self.looks.wrapping_add(1);
         if self.looks.is_multiple_of(LOOKS_PER_CHECK) {
             self.check()?;
+            // What was published before the broker went counts before its going.
+            let ready = self.poll(lane)?;
+            if ready != Ready::No {
+                return Ok(ready);
+            }
         }
         self.verdict(lane, latest_epoch).map_or(Ok(Ready::No), Err)
     }

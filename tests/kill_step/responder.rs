@@ -36,16 +36,18 @@ pub fn run(steps: u64) {
     let mut history = History::default();
     let mut points = BTreeSet::new();
     for round in 0..steps.div_ceil(SHARE) {
-        let streams = streams(&broker);
+        // Read all along: with full lanes there would be nothing to relay.
+        let read = |stream: Running| thread::spawn(move || stream.run());
+        let readers: Vec<_> = streams(&broker).into_iter().map(read).collect();
         let mut random = Random::new(1 << 32 | round << 8);
         let point = (random.below(CALLS_MAX), random.below(INSTRUCTIONS_MAX));
         march(Pid::from_raw(broker.pid().cast_signed()), point);
         broker.kill();
         history.broker_deaths.push(BrokerDeath { epoch: round, at_ns: monotonic_ns() });
         points.insert(point);
-        for stream in streams {
+        for reader in readers {
             // The frames that were there before are read, then the death is told.
-            let mut record = thread::spawn(move || stream.run()).join().unwrap();
+            let mut record = reader.join().unwrap();
             assert_eq!(record.error_code(), Some(Code::BrokerGone), "{point:?}: {:?}", record.end);
             record.epoch = round;
             history.callers.push(record);

@@ -139,7 +139,10 @@ impl Session {
     }
 
     /// Wakes every task whose lane has room by now; true if there was one.
-    pub fn feed_starved(&self) -> Result<bool, CursorError> {
+    ///
+    /// An impossible cursor is kept as the session's violation: the bit of its lane is gone, so a
+    /// later look would not meet it again.
+    pub fn feed_starved(&self) -> Result<bool, Violation> {
         let mut woke_one = false;
         for (index, word) in self.starved.iter().enumerate() {
             let mut bits = word.load(Ordering::Relaxed);
@@ -150,7 +153,7 @@ impl Session {
                 // Cleared before the look: a task that parks after it sets the bit again, under
                 // the lock of the lane that the look takes.
                 word.fetch_and(!(1 << at), Ordering::Relaxed);
-                match self.lanes[index * BITS + at].look()? {
+                match self.lanes[index * BITS + at].look().map_err(|e| self.accuse_cursor(e))? {
                     Look::Idle => {}
                     Look::Starved => _ = word.fetch_or(1 << at, Ordering::Relaxed),
                     Look::Woken => woke_one = true,
@@ -184,8 +187,10 @@ impl Session {
         self.lanes.iter().for_each(|lane| lane.stop(cause));
     }
 
-    fn accuse_cursor(&self, error: CursorError) {
-        self.accuse(Violation::new(Code::ViolationCursor, error));
+    fn accuse_cursor(&self, error: CursorError) -> Violation {
+        let violation = Violation::new(Code::ViolationCursor, error);
+        self.accuse(violation.clone());
+        violation
     }
 
     fn starved_word(&self, lane: LaneId) -> &AtomicU64 {

@@ -116,14 +116,7 @@ impl Task {
                 Ok(false) => {}
                 Err(ending) => return ending,
             }
-            self.io.armed.arm();
-            // Everything that the bell covers is looked at once more between arming and sleeping.
-            let woken = match self.is_ready() {
-                true => Ok(None),
-                false => self.sleep().await.map(Some),
-            };
-            self.io.armed.disarm();
-            let ending = match woken {
+            let ending = match self.rest().await {
                 Ok(woken) => self.heed(woken),
                 Err(error) => Err(Ending::Io(error.to_string())),
             };
@@ -131,6 +124,22 @@ impl Task {
                 return ending;
             }
         }
+    }
+
+    /// Sleeps until something happened. Armed, it looks once more at everything that the bell
+    /// covers; what it finds then is work, and others come first: a peer that always has one more
+    /// entry ready at this moment would otherwise keep the worker for good.
+    async fn rest(&mut self) -> io::Result<Option<Woken>> {
+        self.io.armed.arm();
+        let woken = match self.is_ready() {
+            true => Ok(None),
+            false => self.sleep().await.map(Some),
+        };
+        self.io.armed.disarm();
+        if let Ok(None) = woken {
+            tokio::task::yield_now().await;
+        }
+        woken
     }
 
     /// One bounded turn: submissions, starved lanes, one ring. True if there may be more.
@@ -150,8 +159,7 @@ impl Task {
             let text = "the submission ring holds what no caller writes there";
             return Err(Ending::Violation(Violation::new(Code::ViolationEntry, text)));
         }
-        let cursor = |error| Ending::Violation(Violation::new(Code::ViolationCursor, error));
-        let fed = self.session.feed_starved().map_err(cursor)?;
+        let fed = self.session.feed_starved().map_err(Ending::Violation)?;
         if taken > 0 {
             self.session.ring();
         }
@@ -193,7 +201,7 @@ impl Task {
     }
 
     fn is_ready(&self) -> bool {
-        // A cursor error is found again, and judged, by the turn that follows.
+        // An impossible cursor was told to the session; the turn that follows ends it.
         self.io.submissions.is_ready() || self.session.feed_starved().unwrap_or(true)
     }
 
@@ -338,3 +346,6 @@ impl Ending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

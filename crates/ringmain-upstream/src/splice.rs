@@ -1,9 +1,13 @@
 //! Two top-level fields may be spliced into a request without parsing the rest: `model` and
 //! `stream_options.include_usage`.
 //!
-//! The body may lie in memory that its writer still changes. So a body that must be looked at is
-//! copied first, and what is sent are pieces of that copy: what was judged is what goes out. A
-//! body that need not be looked at is never touched and goes out from where it lies.
+//! A body that is looked at must be private: what is sent are pieces of it, and what was judged
+//! must be what goes out. A body that need not be looked at is never touched and goes out from
+//! where it lies, which may be memory that its writer still changes.
+//!
+//! Parsers disagree about keys: some compare them without regard to case, and of two equal keys
+//! some take the first and some the last. Where a model is put, a body that could be read in two
+//! ways is refused.
 //!
 //! The scan knows the top level only: it finds keys and the ranges of their values and steps over
 //! strings and nested values by their brackets. It does not validate what it steps over; the
@@ -13,8 +17,6 @@ use bytes::Bytes;
 use memchr::memchr2;
 use thiserror::Error;
 
-/// Most edits of one body: a body that repeats its keys more often is refused.
-const EDITS_MAX: usize = 16;
 /// Most levels of nesting.
 const DEPTH_MAX: u32 = 128;
 
@@ -30,9 +32,9 @@ pub enum SpliceError {
         /// What it met there.
         reason: &'static str,
     },
-    /// A key is given too often.
-    #[error("the body gives its model more than {EDITS_MAX} times")]
-    Repeated,
+    /// The body gives its model in a way that not every parser reads alike.
+    #[error("the body must name its model once, under the key \"model\" as it stands here")]
+    Ambiguous,
 }
 
 /// What is wanted of a body.
@@ -47,41 +49,39 @@ pub struct Wanted<'a> {
 /// A body ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spliced {
-    /// The body in order. Bound: two pieces per edit and one more.
+    /// The body in order. Bound: two pieces per edit, of which there are two, and one more.
     pub pieces: Vec<Bytes>,
     /// Whether usage was asked for that the caller did not ask for.
     pub usage_injected: bool,
 }
 
-/// Makes the body say what is wanted.
+/// Makes the body say what is wanted. If anything is, the body must be private: a writer who
+/// changes it afterwards changes what was judged.
 ///
 /// # Errors
-/// [`SpliceError`] when a model is wanted and the body is not a JSON object. Usage alone is only
-/// ever put where it fits: a body that cannot take it is left as it is.
+/// [`SpliceError`] when a model is wanted and the body is not a JSON object, or not one whose
+/// model every parser reads alike. Usage alone is only ever put where it fits: a body that cannot
+/// take it is left as it is.
 pub fn splice(body: &Bytes, wanted: Wanted<'_>) -> Result<Spliced, SpliceError> {
     let untouched = || Spliced { pieces: vec![body.clone()], usage_injected: false };
     if wanted == Wanted::default() {
         return Ok(untouched());
     }
-    let copy = Bytes::copy_from_slice(body);
-    let found = match scan(&copy) {
+    let found = match scan(body) {
         Ok(found) => found,
         Err(_) if wanted.model.is_none() => return Ok(untouched()),
         Err(error) => return Err(error),
     };
     let mut edits = Vec::new();
     if let Some(model) = wanted.model {
-        found.put_model(model, &copy, &mut edits)?;
+        edits.extend(found.put_model(model, body)?);
     }
     let before = edits.len();
-    if wanted.usage && found.is_stream(&copy) {
-        edits.extend(found.ask_for_usage(&copy));
+    if wanted.usage && found.is_stream(body) {
+        edits.extend(found.ask_for_usage(body));
     }
     let usage_injected = edits.len() > before;
-    if edits.is_empty() && wanted.model.is_none() {
-        return Ok(untouched());
-    }
-    Ok(Spliced { pieces: apply(&copy, edits), usage_injected })
+    Ok(Spliced { pieces: apply(body, edits), usage_injected })
 }
 
 /// Replace the bytes from `at` to `end` by `text`.
@@ -92,17 +92,17 @@ struct Edit {
     text: String,
 }
 
-fn apply(copy: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
+fn apply(body: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
     // Stable: of two insertions at one place the earlier stays first.
     edits.sort_by_key(|edit| edit.at);
     let mut pieces = Vec::with_capacity(2 * edits.len() + 1);
     let mut at = 0;
     for edit in edits {
-        pieces.push(copy.slice(at..edit.at));
+        pieces.push(body.slice(at..edit.at));
         pieces.push(Bytes::from(edit.text));
         at = edit.end;
     }
-    pieces.push(copy.slice(at..));
+    pieces.push(body.slice(at..));
     pieces.retain(|piece| !piece.is_empty());
     pieces
 }
@@ -110,57 +110,70 @@ fn apply(copy: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
 /// A value of an object: its bytes are `at..end`.
 type Value = (usize, usize);
 
-/// What the scan found at the top level. Where a key is repeated, parsers disagree on which one
-/// counts; every `model` is replaced, and of the others the last counts, as for most parsers.
+/// What the scan found at the top level.
 #[derive(Debug, Default)]
 struct Found {
     /// Behind the opening brace.
     inside: usize,
     empty: bool,
-    models: Vec<Value>,
-    stream: Option<Value>,
-    stream_options: Option<Value>,
+    model: Key,
+    stream: Key,
+    stream_options: Key,
+}
+
+/// What the scan found of one key.
+#[derive(Debug, Default)]
+struct Key {
+    value: Option<Value>,
+    /// The key is repeated, or stands there in another case: parsers disagree on its value.
+    is_ambiguous: bool,
+}
+
+impl Key {
+    fn found(&mut self, spelling: Spelling, value: Value) {
+        self.is_ambiguous |= spelling == Spelling::Alike || self.value.is_some();
+        self.value = Some(value);
+    }
 }
 
 impl Found {
-    fn put_model(
-        &self,
-        model: &str,
-        copy: &[u8],
-        edits: &mut Vec<Edit>,
-    ) -> Result<(), SpliceError> {
+    /// The edit after which the body names this model; `None` when it does already.
+    fn put_model(&self, model: &str, body: &[u8]) -> Result<Option<Edit>, SpliceError> {
+        if self.model.is_ambiguous {
+            return Err(SpliceError::Ambiguous);
+        }
         let text = serde_json::Value::from(model).to_string();
-        if self.models.is_empty() {
-            let comma = if self.empty { "" } else { "," };
-            let text = format!("\"model\":{text}{comma}");
-            edits.push(Edit { at: self.inside, end: self.inside, text });
-        }
-        if self.models.len() > EDITS_MAX {
-            return Err(SpliceError::Repeated);
-        }
-        for &(at, end) in &self.models {
-            if copy[at..end] != *text.as_bytes() {
-                edits.push(Edit { at, end, text: text.clone() });
+        Ok(match self.model.value {
+            Some((at, end)) if body[at..end] == *text.as_bytes() => None,
+            Some((at, end)) => Some(Edit { at, end, text }),
+            None => {
+                let comma = if self.empty { "" } else { "," };
+                let text = format!("\"model\":{text}{comma}");
+                Some(Edit { at: self.inside, end: self.inside, text })
             }
-        }
-        Ok(())
+        })
     }
 
-    fn is_stream(&self, copy: &[u8]) -> bool {
-        self.stream.is_some_and(|(at, end)| &copy[at..end] == b"true")
+    /// Whether every parser reads a stream.
+    fn is_stream(&self, body: &[u8]) -> bool {
+        !self.stream.is_ambiguous
+            && self.stream.value.is_some_and(|(at, end)| &body[at..end] == b"true")
     }
 
     /// The edit after which the body asks for usage; `None` when it does or cannot.
-    fn ask_for_usage(&self, copy: &[u8]) -> Option<Edit> {
+    fn ask_for_usage(&self, body: &[u8]) -> Option<Edit> {
         const ASKING: &str = "{\"include_usage\":true}";
-        let Some((at, end)) = self.stream_options else {
+        if self.stream_options.is_ambiguous {
+            return None;
+        }
+        let Some((at, end)) = self.stream_options.value else {
             // A stream has a field at least, `stream` itself.
             let text = format!("\"stream_options\":{ASKING},");
             return Some(Edit { at: self.inside, end: self.inside, text });
         };
-        match &copy[at..end] {
+        match &body[at..end] {
             b"null" => Some(Edit { at, end, text: ASKING.into() }),
-            [b'{', ..] => ask_inside(&copy[at..end], at),
+            [b'{', ..] => ask_inside(&body[at..end], at),
             _ => None,
         }
     }
@@ -172,7 +185,7 @@ fn ask_inside(options: &[u8], offset: usize) -> Option<Edit> {
     let mut scanner = Scanner { bytes: options, at: 0 };
     let (inside, empty) = scanner
         .object(|key, value| {
-            if is_key(key, "include_usage") {
+            if spelling(key, "include_usage") == Some(Spelling::Exact) {
                 asked = Some(value);
             }
         })
@@ -195,15 +208,14 @@ fn scan(bytes: &[u8]) -> Result<Found, SpliceError> {
     let mut scanner = Scanner { bytes, at: 0 };
     scanner.skip_blanks();
     let (inside, empty) = scanner.object(|key, value| {
-        if is_key(key, "model") {
-            // Bound: one more than may be edited, which is then refused.
-            if found.models.len() <= EDITS_MAX {
-                found.models.push(value);
+        for (known, name) in [
+            (&mut found.model, "model"),
+            (&mut found.stream, "stream"),
+            (&mut found.stream_options, "stream_options"),
+        ] {
+            if let Some(spelling) = spelling(key, name) {
+                known.found(spelling, value);
             }
-        } else if is_key(key, "stream") {
-            found.stream = Some(value);
-        } else if is_key(key, "stream_options") {
-            found.stream_options = Some(value);
         }
     })?;
     scanner.skip_blanks();
@@ -213,13 +225,33 @@ fn scan(bytes: &[u8]) -> Result<Found, SpliceError> {
     Ok(Found { inside, empty, ..found })
 }
 
-/// Whether the string `raw`, without its quotes, says `key`. It may be written with escapes.
-fn is_key(raw: &[u8], key: &str) -> bool {
-    if !raw.contains(&b'\\') {
-        return raw == key.as_bytes();
+/// How a key is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    Exact,
+    /// In another case: the same key to a parser that folds cases.
+    Alike,
+}
+
+/// How the string `raw`, without its quotes, says `key`, if it does. It may be written with
+/// escapes; what they cannot mean is no key.
+fn spelling(raw: &[u8], key: &str) -> Option<Spelling> {
+    let unescaped;
+    let mut text = raw;
+    if raw.contains(&b'\\') {
+        let quoted = [b"\"", raw, b"\""].concat();
+        unescaped = serde_json::from_slice::<String>(&quoted).ok()?;
+        text = unescaped.as_bytes();
     }
-    let quoted = [b"\"", raw, b"\""].concat();
-    serde_json::from_slice::<String>(&quoted).is_ok_and(|text| text == key)
+    if text == key.as_bytes() {
+        return Some(Spelling::Exact);
+    }
+    if text.eq_ignore_ascii_case(key.as_bytes()) {
+        return Some(Spelling::Alike);
+    }
+    // Unicode folds the long s too. Its other fold into ASCII, the Kelvin sign, is in no key here.
+    let text = std::str::from_utf8(text).ok().filter(|text| text.contains('\u{17f}'))?;
+    text.replace('\u{17f}', "s").eq_ignore_ascii_case(key).then_some(Spelling::Alike)
 }
 
 struct Scanner<'a> {
@@ -372,10 +404,17 @@ mod tests {
             assert_eq!(pieces.len(), 1);
             assert_eq!(pieces[0].as_ptr_range(), body.as_ptr_range());
         }
-        // What was judged must be what is sent, even when it was found in order.
+    }
+
+    #[test]
+    fn zero_copy_splice_cuts_what_it_is_given() {
+        let body = Bytes::from_static(b"{\"model\":\"a\",\"stream\":true}");
         let pieces = splice(&body, model("a")).unwrap().pieces;
-        assert_eq!(pieces.concat(), body);
-        assert_ne!(pieces[0].as_ptr(), body.as_ptr());
+        assert_eq!((pieces.len(), pieces[0].as_ptr_range()), (1, body.as_ptr_range()));
+        let pieces = splice(&body, model("b")).unwrap().pieces;
+        assert_eq!((pieces.len(), &pieces[1][..]), (3, &b"\"b\""[..]));
+        assert_eq!(pieces[0].as_ptr(), body.as_ptr());
+        assert_eq!(pieces[2].as_ptr_range().end, body.as_ptr_range().end);
     }
 
     #[test]
@@ -385,8 +424,38 @@ mod tests {
         assert_eq!(sent(body, model("y\"")).0, expected);
         assert_eq!(sent("{}", model("y")).0, r#"{"model":"y"}"#);
         assert_eq!(sent(r#"{"a":1}"#, model("y")).0, r#"{"model":"y","a":1}"#);
-        let twice = r#"{"model":"a","mod\u0065l":{"b":[]}}"#;
-        assert_eq!(sent(twice, model("y")).0, r#"{"model":"y","mod\u0065l":"y"}"#);
+        let escaped = r#"{"mod\u0065l":{"b":[]}}"#;
+        assert_eq!(sent(escaped, model("y")).0, r#"{"mod\u0065l":"y"}"#);
+    }
+
+    #[test]
+    fn a_model_that_parsers_read_differently_is_refused() {
+        for body in [
+            r#"{"model":"y","model":"x"}"#,
+            r#"{"model":"y","mod\u0065l":"x"}"#,
+            r#"{"model":"y","Model":"x"}"#,
+            r#"{"MODEL":"y"}"#,
+            r#"{"m\u004fdel":"y"}"#,
+        ] {
+            let bytes = Bytes::copy_from_slice(body.as_bytes());
+            assert_eq!(splice(&bytes, model("y")), Err(SpliceError::Ambiguous), "{body}");
+            assert_eq!(sent(body, USAGE), (body.to_owned(), false));
+        }
+        let other = r#"{"a":{"Model":1},"models":2,"model":"x"}"#;
+        assert_eq!(sent(other, model("y")).0, r#"{"a":{"Model":1},"models":2,"model":"y"}"#);
+    }
+
+    #[test]
+    fn usage_is_not_put_where_parsers_could_miss_the_stream() {
+        for body in [
+            r#"{"stream":false,"stream":true}"#,
+            r#"{"stream":true,"STREAM":false}"#,
+            r#"{"stream":true,"\u017ftream":false}"#,
+            r#"{"stream":true,"Stream_Options":{}}"#,
+            r#"{"stream":true,"stream_options":{},"stream_options":{}}"#,
+        ] {
+            assert_eq!(sent(body, USAGE), (body.to_owned(), false));
+        }
     }
 
     #[test]
@@ -401,8 +470,6 @@ mod tests {
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(129), "]".repeat(129));
         assert!(splice(&Bytes::from(deep), model("y")).is_err());
-        let often = format!("{{{}\"z\":1}}", "\"model\":1,".repeat(17));
-        assert_eq!(splice(&Bytes::from(often), model("y")), Err(SpliceError::Repeated));
     }
 
     #[test]

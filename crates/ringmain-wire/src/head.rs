@@ -88,7 +88,8 @@ pub enum HeadError {
     /// The record itself is broken.
     #[error(transparent)]
     Field(#[from] FieldError),
-    /// A header that the broker sets itself or that belongs to one connection only.
+    /// A header that the broker sets itself, that belongs to one connection only, or that speaks
+    /// of the account or of another request.
     #[error("header {0:?} may not be set by a caller")]
     Forbidden(String),
     /// A field that must be there is not.
@@ -118,7 +119,9 @@ mod tag {
     pub const CACHED: u16 = 21;
 }
 
-/// Headers that the broker sets, or that speak about one connection: never a caller's.
+/// Headers that the broker sets, that speak about one connection, that choose the account which
+/// is charged, or that make a server act on another method or path than the ones that were
+/// judged: never a caller's.
 const FORBIDDEN: &[&str] = &[
     "accept",
     "accept-encoding",
@@ -135,6 +138,8 @@ const FORBIDDEN: &[&str] = &[
     "http2-settings",
     "idempotency-key",
     "keep-alive",
+    "openai-organization",
+    "openai-project",
     "te",
     "trailer",
     "transfer-encoding",
@@ -142,6 +147,12 @@ const FORBIDDEN: &[&str] = &[
     "via",
     "x-api-key",
     "x-goog-api-key",
+    "x-goog-user-project",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
 ];
 
 impl<'a> RequestHead<'a> {
@@ -443,7 +454,9 @@ mod tests {
             encoded(&head).unwrap_err().to_string()
         };
         assert!(with("x", "a\r\nb: c").contains("header value"));
-        assert!(with("authorization", "Bearer x").contains("authorization"));
+        for name in ["authorization", "openai-project", "x-goog-user-project", "x-original-url"] {
+            assert!(with(name, "x").contains(name), "{name}");
+        }
         assert!(with("X-Upper", "x").contains("header name"));
         for (route, path) in [
             ("", "/x"),

@@ -32,7 +32,7 @@ fill:var(--dim);text-anchor:middle}\
 .area{fill-opacity:.3;stroke-width:1}.median{stroke-width:2}.tail{stroke-width:2}\
 .cards{display:flex;flex-wrap:wrap;gap:0 2rem}.cards section{flex:0 1 560px;min-width:0}\
 .cards svg{max-width:100%;height:auto}.cards p{font-size:.85rem}\
-.key{display:inline-block;width:.8em;height:.8em;margin:0 .35em 0 .9em;border-radius:2px}";
+.key{display:inline-block;width:.8em;height:.8em;margin-right:.45em;border-radius:2px}";
 
 /// The page.
 pub(super) fn page(report: &Report) -> String {
@@ -115,9 +115,9 @@ fn latencies(out: &mut String, rows: &[Row]) {
 }
 
 fn quantiles(name: &str, side: &Summary) -> String {
-    let at = |ns: u64| time(ns as f64);
+    let at = |ns: u64| time(ns as f64).replace(' ', "&nbsp;");
     format!(
-        "{}: median {}, 90 % {}, 99 % {}, 99.9 % {}, worst {}, {} samples",
+        "{}: median {}, p90 {}, p99 {}, p99.9 {}, worst {}, {}&nbsp;samples",
         escape(name),
         at(side.p50_ns),
         at(side.p90_ns),

@@ -96,7 +96,7 @@ pub(super) fn latency(product: &Summary, baseline: Option<&Summary>) -> String {
         &mut svg,
         LATENCY_WIDTH / 2.0,
         FLOOR + 32.0,
-        "height: square root of the count; line: median; short line: 99 % are below",
+        "height: square root of the count; line: median; short line: p99",
     );
     svg.push_str("</svg>");
     svg

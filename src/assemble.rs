@@ -69,6 +69,7 @@ fn endpoint_config(section: &EndpointSection) -> EndpointConfig {
     let mut endpoint = EndpointConfig::new(section.name.as_str(), section.base_url.as_str());
     endpoint.key = section.key.clone();
     endpoint.usage = section.usage;
+    endpoint.stored = section.stored;
     endpoint.http2 = section.http2;
     if let Some(limit) = section.connect_timeout {
         endpoint.connect_timeout = limit;

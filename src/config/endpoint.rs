@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Url;
-use ringmain_upstream::{Http2, KeySource, UsageSplice};
+use ringmain_upstream::{Http2, KeySource, Stored, UsageSplice};
 
 use super::KeyFolder;
 use super::section::Section;
@@ -21,6 +21,8 @@ pub struct EndpointSection {
     pub key_line: usize,
     /// Whether to ask a stream for usage that the caller did not ask for.
     pub usage: UsageSplice,
+    /// Whether callers may read and remove what the provider stored.
+    pub stored: Stored,
     /// How HTTP/2 comes about.
     pub http2: Http2,
     /// Longest time for a connection.
@@ -68,6 +70,7 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
         });
     table.parsed("dialect", parse_dialect);
     let usage = table.parsed("usage", parse_usage);
+    let stored = table.parsed("stored", parse_stored);
     let http2 = table.parsed("http2", parse_http2);
     let (key, key_line) = read_key(&mut table, keys);
     let endpoint = EndpointSection {
@@ -76,6 +79,7 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
         key,
         key_line,
         usage: usage.map(|at| at.value).unwrap_or_default(),
+        stored: stored.map(|at| at.value).unwrap_or_default(),
         http2: http2.map(|at| at.value).unwrap_or_default(),
         connect_timeout: table.duration("connect_timeout"),
     };
@@ -140,6 +144,14 @@ fn parse_usage(text: &str) -> Result<UsageSplice, String> {
         "inject" => Ok(UsageSplice::Inject),
         "off" => Ok(UsageSplice::Off),
         _ => Err(format!("{text:?} is neither \"inject\" nor \"off\"")),
+    }
+}
+
+fn parse_stored(text: &str) -> Result<Stored, String> {
+    match text {
+        "refused" => Ok(Stored::Refused),
+        "shared" => Ok(Stored::Shared),
+        _ => Err(format!("{text:?} is neither \"refused\" nor \"shared\"")),
     }
 }
 

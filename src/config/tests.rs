@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmain_upstream::{Http2, KeySource, UsageSplice};
+use ringmain_upstream::{Http2, KeySource, Stored, UsageSplice};
 
 use super::*;
 
@@ -43,6 +43,7 @@ base_url = "http://127.0.0.1:18080/v1/"
 dialect = "openai"
 key_file = "keys/local"
 usage = "off"
+stored = "shared"
 http2 = "always"
 connect_timeout = "250ms"
 
@@ -81,7 +82,8 @@ fn a_whole_file_is_read() {
     assert_eq!((local.usage, local.http2), (UsageSplice::Off, Http2::PriorKnowledge));
     assert_eq!(local.connect_timeout, Some(Duration::from_millis(250)));
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
-    assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 29));
+    assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 30));
+    assert_eq!((local.stored, other.stored), (Stored::Shared, Stored::Refused));
     let tiny = &config.routes[0];
     assert_eq!(tiny.targets[1].model.as_deref(), Some("tiny-2"));
     assert_eq!((tiny.targets[0].weight, tiny.targets[1].weight), (1, 3));
@@ -108,6 +110,7 @@ socket_mode = "rw"
 name = "local"
 base_url = "ftp://h"
 key_fil = "x"
+stored = "no"
 [[route]]
 model = "a*b"
 endpoints = [{ name = "locl", wieght = 2 }]
@@ -122,10 +125,11 @@ endpoints = [{ name = "locl", wieght = 2 }]
             "line 4: broker.socket_mode: \"rw\" is not a file mode such as \"0660\"",
             "line 7: endpoint \"local\".base_url: begins with \"ftp\", which is neither http nor https",
             "line 8: endpoint \"local\".key_fil: is not a key that Ringmain knows; did you mean `key_file`?",
-            "line 10: route \"a*b\".model: \"a*b\" has a `*` that is not its last character",
-            "line 11: route \"a*b\".endpoints.name: \"locl\" is not the name of an [[endpoint]]; did you mean `local`?",
-            "line 11: route \"a*b\".endpoints.wieght: is not a key that Ringmain knows; did you mean `weight`?",
-            "line 12: rout: is not a key that Ringmain knows; did you mean `route`?",
+            "line 9: endpoint \"local\".stored: \"no\" is neither \"refused\" nor \"shared\"",
+            "line 11: route \"a*b\".model: \"a*b\" has a `*` that is not its last character",
+            "line 12: route \"a*b\".endpoints.name: \"locl\" is not the name of an [[endpoint]]; did you mean `local`?",
+            "line 12: route \"a*b\".endpoints.wieght: is not a key that Ringmain knows; did you mean `weight`?",
+            "line 13: rout: is not a key that Ringmain knows; did you mean `route`?",
         ]
     );
 }

@@ -17,6 +17,8 @@ pub struct EndpointConfig {
     pub key: KeySource,
     /// Whether usage is asked for on behalf of callers who did not.
     pub usage: UsageSplice,
+    /// Whether callers may read and remove what the provider stored.
+    pub stored: Stored,
     /// How HTTP/2 comes about.
     pub http2: Http2,
     /// Most bytes of one event; default 1 MiB.
@@ -41,6 +43,7 @@ impl EndpointConfig {
             dialect: Dialect::default(),
             key: KeySource::default(),
             usage: UsageSplice::default(),
+            stored: Stored::default(),
             http2: Http2::default(),
             event_bytes_max: 1 << 20,
             plain_bytes_max: 32 << 20,
@@ -81,6 +84,17 @@ pub enum UsageSplice {
     Inject,
     /// No.
     Off,
+}
+
+/// Whether callers may read and remove what the provider stored: files, batches, responses. All of
+/// it belongs to the one account of the endpoint's key, whichever caller it was stored for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Stored {
+    /// No: of GET there is only that of models, and DELETE is refused.
+    #[default]
+    Refused,
+    /// Whoever may use the endpoint may read and remove what any caller stored.
+    Shared,
 }
 
 /// How HTTP/2 comes about.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ringmain_upstream::{
-    Answer, Call, Endpoint, EndpointConfig, Http2, KeySource, Piece, UpstreamError,
+    Answer, Call, Endpoint, EndpointConfig, Http2, KeySource, Piece, Stored, UpstreamError,
 };
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Kind, Mode, RequestHead, Sent, Stage};
@@ -334,6 +334,30 @@ async fn requests_carry_what_they_must_and_nothing_else() {
     let request = server.request(1);
     assert!(request.starts_with("GET /v1/models HTTP/1.1\r\n") && request.contains("sk-second"));
     assert!(!request.contains("content-length"), "{request}");
+}
+
+#[tokio::test]
+async fn what_the_provider_stored_is_kept_from_callers_unless_shared() {
+    let server = Server::start(vec![json(200, "{}"); 4]).await;
+    let mut config = EndpointConfig::new("test", &server.address);
+    let refusing = Endpoint::new(config.clone()).unwrap();
+    config.stored = Stored::Shared;
+    let sharing = Endpoint::new(config).unwrap();
+    let stored = [(Method::Delete, "/models/m"), (Method::Get, "/files"), (Method::Get, "/x/y?z")];
+    for (method, path) in stored {
+        let mut head = RequestHead::new("tiny", path);
+        head.method = method;
+        let call = Call::new(&head, Bytes::new(), Mode::Body, Flags::NONE);
+        let error = refusing.send(call.clone()).await.unwrap_err();
+        assert_eq!((error.code, error.sent), (Code::NotAllowed, Sent::No), "{path}");
+        assert!(error.message.contains("stored = \"shared\""), "{error}");
+        assert_eq!(sharing.send(call).await.unwrap().status, 200);
+    }
+    let mut head = RequestHead::new("tiny", "/models/tiny");
+    head.method = Method::Get;
+    let call = Call::new(&head, Bytes::new(), Mode::Body, Flags::NONE);
+    assert_eq!(refusing.send(call).await.unwrap().status, 200);
+    assert_eq!(server.requests.lock().unwrap().len(), 4);
 }
 
 #[tokio::test]

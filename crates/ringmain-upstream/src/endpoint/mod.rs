@@ -18,11 +18,12 @@ use thiserror::Error;
 use crate::answer::{Answer, AnswerBody};
 use crate::body::{RequestBody, Witness};
 use crate::call::{Call, Phase};
-use crate::config::{EndpointConfig, Http2, UsageSplice};
+use crate::config::{EndpointConfig, Http2, Stored, UsageSplice};
 use crate::decode::DecoderConfig;
 use crate::encoding::Expander;
 use crate::error::UpstreamError;
 use crate::key::{Credential, KeyError};
+use crate::reach;
 use crate::splice::{Spliced, Wanted, splice};
 
 /// Most unused connections that are kept.
@@ -174,6 +175,7 @@ impl Endpoint {
     /// # Errors
     /// [`UpstreamError`] with the stage, and with `sent` = no only where that is proven.
     pub async fn send(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
+        self.keep_stored(&call)?;
         let (mut answer, injected) = self.attempt(&call, self.may_ask_for_usage(&call)).await?;
         let refused = injected && matches!(answer.status, 400 | 422);
         if refused && answer.body.names("stream_options", REFUSAL_BYTES_MAX).await {
@@ -188,6 +190,20 @@ impl Endpoint {
     /// and may be lent by its writer; once no, it stays no.
     pub fn looks_into(&self, call: &Call<'_>) -> bool {
         call.model.is_some() || self.may_ask_for_usage(call)
+    }
+
+    /// What the provider stored for one caller is not for the others.
+    fn keep_stored(&self, call: &Call<'_>) -> Result<(), UpstreamError> {
+        let (method, path) = (call.head.method, call.head.path);
+        if self.config.stored == Stored::Shared || !reach::touches_stored(method, path) {
+            return Ok(());
+        }
+        let message = format!(
+            "endpoint {} serves no DELETE, and no GET but that of models, unless its configuration \
+             says stored = \"shared\"",
+            self.config.name
+        );
+        Err(UpstreamError::new(Code::NotAllowed, Stage::Intake, Sent::No, message))
     }
 
     fn may_ask_for_usage(&self, call: &Call<'_>) -> bool {

@@ -74,7 +74,7 @@ fn authorize(inbound: &Inbound<'_>, record: &mut Record) -> Result<Arc<Served>, 
     let name = inbound.head.route;
     let route = inbound
         .routes
-        .find(name)
+        .find(name, inbound.caller)
         .map_err(|unknown| Failure::new(Code::UnknownRoute, Stage::Intake, unknown.to_string()))?;
     record.route(&route.model);
     if !route.permits(inbound.caller) {

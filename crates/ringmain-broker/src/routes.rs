@@ -134,12 +134,14 @@ impl RouteTable {
         &self.endpoints
     }
 
-    pub(crate) fn find(&self, model: &str) -> Result<Arc<Served>, UnknownRoute> {
+    /// The route of a model name. A refusal tells this peer of the routes that it may use.
+    pub(crate) fn find(&self, model: &str, peer: &Identity) -> Result<Arc<Served>, UnknownRoute> {
         let found = self.patterns.find(model).and_then(|index| self.routes.get(index));
+        let permitted = |index: usize| self.routes.get(index).is_some_and(|r| r.permits(peer));
         found.cloned().ok_or_else(|| UnknownRoute {
             asked: model.to_owned(),
-            nearest: self.patterns.nearest(model).map(str::to_owned),
-            routes: self.patterns.len(),
+            nearest: self.patterns.nearest(model, permitted).map(str::to_owned),
+            routes: self.routes.iter().filter(|route| route.permits(peer)).count(),
         })
     }
 }
@@ -228,8 +230,23 @@ mod tests {
     #[test]
     fn one_endpoint_and_no_route_serves_everything() {
         let table = RouteTable::new(vec![], vec![endpoint("only")]).unwrap();
-        let served = table.find("whatever").unwrap();
+        let served = table.find("whatever", &Identity::default()).unwrap();
         assert_eq!((served.model.as_str(), served.pick().endpoint.name()), ("*", "only"));
+    }
+
+    #[test]
+    fn a_refusal_names_no_route_that_its_reader_may_not_use() {
+        let targets = || vec![Target::new("only")];
+        let mut guarded = route("secret", targets());
+        guarded.allow = Some(Allow::nobody().uid(7));
+        let routes = vec![guarded, route("tiny", targets())];
+        let table = RouteTable::new(routes, vec![endpoint("only")]).unwrap();
+        let refused = |uid| {
+            let peer = Identity { uid, ..Identity::default() };
+            table.find("secrit", &peer).err().unwrap().to_string()
+        };
+        assert!(refused(8).ends_with(r#"the nearest of 1 is "tiny""#), "{}", refused(8));
+        assert!(refused(7).ends_with(r#"the nearest of 2 is "secret""#), "{}", refused(7));
     }
 
     #[test]
@@ -238,7 +255,7 @@ mod tests {
         let targets = vec![weighted("a", 3), weighted("out", 0), weighted("b", 1)];
         let endpoints = ["a", "b", "out"].map(endpoint).to_vec();
         let table = RouteTable::new(vec![route("m", targets)], endpoints).unwrap();
-        let served = table.find("m").unwrap();
+        let served = table.find("m", &Identity::default()).unwrap();
         let picked: Vec<_> = (0..8).map(|_| served.pick().endpoint.name().to_owned()).collect();
         let count = |name: &str| picked.iter().filter(|picked| *picked == name).count();
         assert_eq!((count("a"), count("b"), count("out")), (6, 2, 0));

@@ -65,15 +65,16 @@ impl RouteMatch {
         self.exact.get(model).copied().or_else(prefixed).or(self.any)
     }
 
-    /// The pattern that looks most like this name.
-    pub fn nearest(&self, model: &str) -> Option<&str> {
+    /// The pattern that looks most like this name, among those whose index may be shown.
+    pub fn nearest(&self, model: &str, may_show: impl Fn(usize) -> bool) -> Option<&str> {
         let name: String = model.chars().take(NEAREST_CHARS).collect();
         let distance = |pattern: &str| {
             let pattern: String = pattern.chars().take(NEAREST_CHARS).collect();
             strsim::osa_distance(&name, &pattern)
         };
-        let looked_at = self.patterns.iter().take(NEAREST_PATTERNS);
-        looked_at.map(String::as_str).min_by_key(|pattern| distance(pattern))
+        let shown = self.patterns.iter().enumerate().filter(|(index, _)| may_show(*index));
+        let looked_at = shown.take(NEAREST_PATTERNS).map(|(_, pattern)| pattern.as_str());
+        looked_at.min_by_key(|pattern| distance(pattern))
     }
 
     /// Number of patterns.
@@ -131,16 +132,17 @@ mod tests {
         #[test]
         fn property_the_nearest_is_always_there(model in "\\PC{0,300}") {
             let table = RouteMatch::new(&["tiny", "é*", "*"]).unwrap();
-            prop_assert!(table.nearest(&model).is_some());
+            prop_assert!(table.nearest(&model, |_| true).is_some());
         }
     }
 
     #[test]
     fn nearest_names_the_likely_typo() {
         let table = RouteMatch::new(&["gpt-large", "tiny", "claude-*"]).unwrap();
-        assert_eq!(table.nearest("tny"), Some("tiny"));
-        assert_eq!(table.nearest("gpt-lagre"), Some("gpt-large"));
-        assert_eq!(RouteMatch::default().nearest("x"), None);
+        assert_eq!(table.nearest("tny", |_| true), Some("tiny"));
+        assert_eq!(table.nearest("gpt-lagre", |_| true), Some("gpt-large"));
+        assert_eq!(RouteMatch::default().nearest("x", |_| true), None);
+        assert_eq!(table.nearest("tny", |index| index != 0), Some("gpt-large"));
     }
 
     #[test]

@@ -45,8 +45,7 @@ pub(crate) async fn run(
 ) {
     match attach(&broker, control, admission).await {
         Ok(Made { session, io, welcome, fds }) => {
-            let fds = fds.each_ref().map(AsFd::as_fd);
-            if let Err(error) = io.control.send(&Message::Welcome(welcome).encode(), &fds) {
+            if let Err(error) = send_welcome(&io.control, welcome, fds) {
                 tracing::debug!(session = session.id, %error, "the peer left before its Welcome");
                 return;
             }
@@ -59,6 +58,11 @@ pub(crate) async fn run(
             }
         }
     }
+}
+
+/// Passes the descriptors on and closes the broker's copies: a session holds none of them.
+fn send_welcome(control: &Control, welcome: Welcome, fds: [OwnedFd; 4]) -> io::Result<()> {
+    control.send(&Message::Welcome(welcome).encode(), &fds.each_ref().map(AsFd::as_fd))
 }
 
 async fn attach(

@@ -26,9 +26,9 @@ use crate::signals::Stop;
 
 use reload::{Hangup, Reloader};
 
-/// Descriptors that a session with a stream holds: for the session its control socket, a pidfd,
-/// bells and segments, which are eleven, and one upstream connection for the stream.
-const SESSION_FDS: u64 = 12;
+/// Descriptors that a session with a stream holds: for the session its control socket twice, a
+/// pidfd, two bells and two segments, and one upstream connection for the stream.
+const SESSION_FDS: u64 = 8;
 
 /// Serves until it is told to stop and what was in flight has ended.
 pub fn run(args: &ConfigFile) -> Outcome {

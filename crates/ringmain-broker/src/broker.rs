@@ -29,6 +29,8 @@ use crate::stop::StopCause;
 
 /// Refused connections that may wait for their Hello at once; further ones are closed at once.
 const REFUSALS_MAX: usize = 256;
+/// Refusals per second of peers that the kernel does not name; further ones are closed at once.
+const NAMELESS_PER_S: u32 = 20;
 /// Log lines per second for refused attachments.
 const REFUSAL_LINES_PER_S: u32 = 10;
 
@@ -57,6 +59,7 @@ pub struct Broker {
     bells: Bells,
     refusals: Semaphore,
     refusal_lines: Mutex<RateBucket>,
+    nameless: Mutex<RateBucket>,
 }
 
 /// What the broker does.
@@ -98,6 +101,7 @@ impl Broker {
             bells: Bells::default(),
             refusals: Semaphore::new(REFUSALS_MAX),
             refusal_lines: Mutex::new(RateBucket::new(REFUSAL_LINES_PER_S, monotonic_ns())),
+            nameless: Mutex::new(RateBucket::new(NAMELESS_PER_S, monotonic_ns())),
         })
     }
 
@@ -194,6 +198,12 @@ impl Broker {
     /// Whether one more refusal may be logged: a flood of connections is not a flood of lines.
     pub(crate) fn may_log_refusal(&self) -> bool {
         self.refusal_lines.lock().take(monotonic_ns())
+    }
+
+    /// Whether one more peer without a name may be heard and refused. Nobody can be charged for
+    /// it, so all of them share one rate.
+    pub(crate) fn may_refuse_nameless(&self) -> bool {
+        self.nameless.lock().take(monotonic_ns())
     }
 
     pub(crate) fn log_id(&self) -> LogId {

@@ -69,6 +69,12 @@ fn turn(broker: &Arc<Broker>, listener: &Listener) -> Left {
         match listener.accept() {
             Ok(Some(control)) => {
                 let admission = admit(broker, &control);
+                let is_nameless = matches!(&admission, Err(r) if r.code == Code::PeerUnidentified);
+                if is_nameless && !broker.may_refuse_nameless() {
+                    // No uid to charge: beyond the rate they are closed without a word.
+                    broker.live().refused(Code::PeerUnidentified);
+                    continue;
+                }
                 tokio::spawn(attach::run(broker.clone(), control, admission));
             }
             Ok(None) => return Left::Nothing,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::caller::{head, hear, small};
@@ -194,6 +194,38 @@ async fn connections_beyond_the_rate_are_refused() {
     assert!(attached >= 2 && refused >= 1, "{attached} attached, {refused} refused");
 }
 
+/// Who hangs up before it is looked at has no name that could be charged.
+#[tokio::test]
+async fn peers_without_a_name_share_one_rate() {
+    let served = served(|config| config.compat.peer_pidfd = false).await;
+    for _ in 0..100 {
+        drop(Control::connect(&served.socket).unwrap());
+    }
+    let counted = || served.broker.snapshot().refusals.iter().map(|(_, n)| *n).sum::<u64>();
+    until(|| counted() == 100).await;
+    assert_eq!(served.broker.snapshot().refusals, [(Code::PeerUnidentified, 100)]);
+    let caller = Caller::attach(&served.socket).await;
+    drop(caller);
+    served.at_rest().await;
+}
+
+/// What was passed to the peer is the peer's alone: of its bell the broker keeps the ringing end.
+#[tokio::test]
+async fn a_session_keeps_no_descriptor_that_it_passed_on() {
+    let served = served(|_| {}).await;
+    let caller = Caller::attach(&served.socket).await;
+    let bell = eventfd_id(&caller.bell.as_raw_fd().to_string()).unwrap();
+    let all = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    let ids = all.filter_map(|fd| eventfd_id(&fd.unwrap().file_name().into_string().unwrap()));
+    assert_eq!(ids.filter(|id| *id == bell).count(), 2, "the caller's and the ringer's");
+}
+
+/// The number that the kernel gives each eventfd, whatever descriptor it is reached by.
+fn eventfd_id(fd: &str) -> Option<String> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("eventfd-id:")).map(str::to_owned)
+}
+
 #[tokio::test]
 async fn exchanges_beyond_the_quota_are_refused_on_their_lane() {
     let served = served(|config| config.quotas.exchanges = 0).await;
@@ -225,7 +257,7 @@ async fn requests_that_no_route_or_rule_takes_are_refused_with_a_reason() {
     caller.chat(0, "tinny");
     let got = caller.finish(0).await;
     assert_eq!(got.code(), Code::UnknownRoute);
-    assert!(got.message().contains(r#"the nearest of 2 is "tiny""#), "{}", got.message());
+    assert!(got.message().contains(r#"the nearest of 1 is "tiny""#), "{}", got.message());
     assert!(got.message().contains("(rm-"), "{}", got.message());
 
     caller.chat(0, "guarded");

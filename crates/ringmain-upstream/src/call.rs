@@ -1,7 +1,7 @@
 //! What is asked of an endpoint, and how far the asking has come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use ringmain_wire::{Flags, Mode, RequestHead, Sent, Stage};
@@ -40,6 +40,7 @@ pub struct Progress(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     phase: AtomicU8,
+    attempts: AtomicU16,
     body_bytes: AtomicU64,
 }
 
@@ -79,8 +80,14 @@ impl Progress {
         self.0.body_bytes.load(Relaxed)
     }
 
+    /// Requests made so far, the present one included.
+    pub fn attempts(&self) -> u16 {
+        self.0.attempts.load(Relaxed)
+    }
+
     /// Starts over: another attempt has seen nothing yet.
     pub(crate) fn restart(&self, phase: Phase) {
+        self.0.attempts.fetch_add(1, Relaxed);
         self.0.body_bytes.store(0, Relaxed);
         self.0.phase.store(phase as u8, Relaxed);
     }

@@ -337,6 +337,30 @@ async fn requests_carry_what_they_must_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_a_caller_provoked_changes_nothing_for_others() {
+    let stream = chunked(EVENTS, &[HELLO, DONE], "0\r\n\r\n", Then::Keep);
+    let echo = json(400, r#"{"error":{"message":"no such tool: stream_options"}}"#);
+    let server = Server::start(vec![echo.clone(), echo.clone(), echo, stream]).await;
+    let endpoint = server.endpoint();
+    let head = chat();
+    let call =
+        |flags| Call::new(&head, Bytes::from_static(br#"{"stream":true}"#), Mode::Events, flags);
+    // Bad without our words too, so they were not what was refused.
+    let first = call(Flags::NONE);
+    let progress = first.progress.clone();
+    assert_eq!(endpoint.send(first).await.unwrap().status, 400);
+    assert_eq!(progress.attempts(), 2);
+    // What is to be done once is not repeated, whatever the refusal says.
+    let once = call(Flags::ONCE);
+    let progress = once.progress.clone();
+    assert_eq!(endpoint.send(once).await.unwrap().status, 400);
+    assert_eq!(progress.attempts(), 1);
+    assert_eq!(endpoint.send(call(Flags::NONE)).await.unwrap().status, 200);
+    let asked: Vec<bool> = (0..4).map(|at| server.request(at).contains("include_usage")).collect();
+    assert_eq!(asked, [true, false, true, true]);
+}
+
+#[tokio::test]
 async fn what_the_provider_stored_is_kept_from_callers_unless_shared() {
     let server = Server::start(vec![json(200, "{}"); 4]).await;
     let mut config = EndpointConfig::new("test", &server.address);

@@ -167,7 +167,8 @@ impl Endpoint {
     ///
     /// No time limit but the connect timeout is applied here, and nothing is tried twice, with one
     /// exception: an endpoint that refuses a request (400 or 422) for the `stream_options` that we
-    /// put in gets it once more without them, and is not asked for usage again.
+    /// put in gets it once more without them, unless the caller wants it done once; if that is
+    /// good, it is not asked for usage again. [`Progress`](crate::Progress) counts both.
     ///
     /// Cancel-safe: dropping the future drops the request; [`Call::progress`] tells what was known
     /// of it.
@@ -178,10 +179,15 @@ impl Endpoint {
         self.keep_stored(&call)?;
         let (mut answer, injected) = self.attempt(&call, self.may_ask_for_usage(&call)).await?;
         let refused = injected && matches!(answer.status, 400 | 422);
-        if refused && answer.body.names("stream_options", REFUSAL_BYTES_MAX).await {
-            self.usage_refused.store(true, Relaxed);
+        let may_repeat = !call.flags.has(Flags::ONCE);
+        if refused && may_repeat && answer.body.names("stream_options", REFUSAL_BYTES_MAX).await {
             answer.body.settle().await;
             (answer, _) = self.attempt(&call, false).await?;
+            // What a refusal says, a caller can have put into its mouth. That the same request
+            // is good without our words proves that they were what was refused.
+            if (200..300).contains(&answer.status) {
+                self.usage_refused.store(true, Relaxed);
+            }
         }
         Ok(answer)
     }

@@ -26,3 +26,43 @@ fn a_guarded_model_cannot_be_named_behind_an_open_route() {
     let answer = ask(&client, "tiny", "secret").unwrap();
     assert_eq!(answer["model"], "tiny", "{answer}");
 }
+
+#[test]
+fn a_guarded_endpoint_takes_no_request_whose_path_chooses_the_model() {
+    let provider = Provider::start(ProviderConfig::default()).unwrap();
+    let tail = "[[route]]\nmodel = \"secret\"\nendpoints = [{ name = \"local\" }]\n\
+                allow = [\"uid:54321\"]\n";
+    // Even where callers share what is stored.
+    let endpoint = "stored = \"shared\"".into();
+    let config = Config { tail: tail.into(), endpoint, ..Config::default() };
+    let broker = Broker::start(provider.addr(), config);
+    let client = Client::at(broker.socket()).unwrap();
+    let request = |path| client.request("tiny", path).body(&b"{}"[..]);
+    for (what, refused) in [
+        ("POST", request("/deployments/secret/chat/completions").send()),
+        ("POST", request("/responses/resp_1/cancel").send()),
+        ("GET", request("/models/secret").get().send()),
+        ("GET", request("/responses/resp_1").get().send()),
+        ("DELETE", request("/models/secret").delete().send()),
+    ] {
+        let error = refused.expect_err(what);
+        assert_eq!(error.code(), Code::NotAllowed, "{what}: {error}");
+        assert!(error.to_string().contains("allow list"), "{error}");
+    }
+    assert_eq!(provider.log().len(), 0);
+    let listed = request("/models").get().send().unwrap();
+    assert_eq!(listed.head.status, 200);
+}
+
+#[test]
+fn a_second_spelling_of_the_model_is_refused() {
+    let provider = Provider::start(ProviderConfig::default()).unwrap();
+    let tail = "[[route]]\nmodel = \"secret\"\nendpoints = [{ name = \"local\" }]\n\
+                allow = [\"uid:54321\"]\n";
+    let broker = Broker::start(provider.addr(), Config { tail: tail.into(), ..Config::default() });
+    let client = Client::at(broker.socket()).unwrap();
+    let body = r#"{"model":"tiny","Model":"secret","messages":[]}"#.as_bytes();
+    let error = client.request("tiny", "/chat/completions").body(body).send().unwrap_err();
+    assert_eq!(error.code(), Code::InvalidRequest, "{error}");
+    assert_eq!(provider.log().len(), 0);
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
-use ringmain_upstream::{Call, Progress};
+use ringmain_upstream::{Call, Progress, reach};
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
 use crate::allow::Identity;
@@ -51,6 +51,7 @@ pub(crate) async fn run<E: Egress>(
     // session, trim, cache, coalesce, batch: not there yet.
     // admit: no limits yet; one attempt.
     let target = route.pick();
+    keep_to_the_body(&inbound, target)?;
     record.target(&route.model, target.endpoint.name());
     let answer = {
         let call = call(&inbound, target, record.progress.clone());
@@ -82,6 +83,22 @@ fn authorize(inbound: &Inbound<'_>, record: &mut Record) -> Result<Arc<Served>, 
         return Err(Failure::new(Code::NotAllowed, Stage::Intake, text));
     }
     Ok(route)
+}
+
+/// Where some route is not for everybody, a request may not choose its model but by its body: a
+/// path can name another one, or something that was stored for its users.
+fn keep_to_the_body(inbound: &Inbound<'_>, target: &ServedTarget) -> Result<(), Failure> {
+    let (method, path) = (inbound.head.method, inbound.head.path);
+    let is_judged = reach::goes_by_body_model(method, path) || reach::lists_models(method, path);
+    if !target.is_guarded || is_judged {
+        return Ok(());
+    }
+    let text = format!(
+        "endpoint {} serves a route with an allow list, so it takes only requests whose body \
+         names the model, and GET /models",
+        target.endpoint.name()
+    );
+    Err(Failure::new(Code::NotAllowed, Stage::Intake, text))
 }
 
 /// The request for one endpoint. Its body goes out from where it lies if nobody looks into it.

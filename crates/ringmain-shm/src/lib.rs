@@ -58,7 +58,7 @@ pub use lend::lend;
 pub use listener::{BindError, Listener};
 pub use map::{ReadMap, TrustedMap, WriteMap};
 pub use peer::Peer;
-pub use process::{monotonic_ns, own_uid, raise_nofile};
+pub use process::{monotonic_ns, own_uid, raise_nofile, thread_cpu_ns};
 #[cfg(feature = "tokio")]
 pub use readiness::Readiness;
 pub use segment::{Compat, OwnSegment, PeerSegment, Puncher};

@@ -47,11 +47,13 @@ pub struct AnswerBody {
     /// Bytes that were looked at before they were asked for.
     peeked: Bytes,
     ended: bool,
+    /// How the body broke: an error once is an error for ever, whoever met it first.
+    broken: Option<UpstreamError>,
 }
 
 impl AnswerBody {
     pub(crate) fn new(response: reqwest::Response, expander: Option<Expander>) -> AnswerBody {
-        AnswerBody { response, expander, peeked: Bytes::new(), ended: false }
+        AnswerBody { response, expander, peeked: Bytes::new(), ended: false, broken: None }
     }
 
     /// The next bytes, or `None` after a correctly framed end.
@@ -65,6 +67,17 @@ impl AnswerBody {
         if !self.peeked.is_empty() {
             return Ok(Some(std::mem::take(&mut self.peeked)));
         }
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let chunk = self.read().await;
+        if let Err(error) = &chunk {
+            self.broken = Some(error.clone());
+        }
+        chunk
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             if let Some(expander) = &mut self.expander
                 && let Some(bytes) = expander.next()?
@@ -101,7 +114,8 @@ impl AnswerBody {
         }
     }
 
-    /// Whether `word` stands in the first `bytes_max` bytes. They are given again by `chunk`.
+    /// Whether `word` stands in the first `bytes_max` bytes. They are given again by `chunk`, and
+    /// so is an error that comes behind them.
     pub(crate) async fn names(&mut self, word: &str, bytes_max: usize) -> bool {
         let mut seen = Vec::new();
         while seen.len() < bytes_max {

@@ -361,6 +361,16 @@ async fn a_refusal_that_a_caller_provoked_changes_nothing_for_others() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_breaks_while_it_is_searched_is_still_broken() {
+    let head = "HTTP/1.1 400 X\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n";
+    let server = Server::start(vec![answer(format!("{head}{{\"error\":"), Then::Close)]).await;
+    let answer = send(&server.endpoint(), Mode::Events, r#"{"stream":true}"#).await.unwrap();
+    let (pieces, error) = read(answer).await;
+    assert_eq!(pieces, [(Kind::Body, b"{\"error\":".to_vec())]);
+    assert_eq!(error.map(|error| error.code), Some(Code::UpstreamTruncated));
+}
+
+#[tokio::test]
 async fn what_the_provider_stored_is_kept_from_callers_unless_shared() {
     let server = Server::start(vec![json(200, "{}"); 4]).await;
     let mut config = EndpointConfig::new("test", &server.address);

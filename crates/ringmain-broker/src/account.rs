@@ -34,6 +34,12 @@ impl Ledger {
         Ok(Charge { ledger: self.clone(), uid, slot, amount })
     }
 
+    /// How much a uid holds.
+    #[cfg(test)]
+    pub fn held(&self, uid: u32, slot: Slot) -> u64 {
+        self.0.lock().held(uid, slot)
+    }
+
     /// Whether nobody holds anything.
     pub fn is_at_zero(&self) -> bool {
         self.0.lock().is_at_zero()

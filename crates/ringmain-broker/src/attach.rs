@@ -173,6 +173,7 @@ fn make(
             bell: broker.bells().bell(uid, ring, ringer),
             punchers: [peer_segment.punch, own_segment.punch],
             charges: [bytes, charge],
+            reaper: broker.reaper().clone(),
         });
         Ok(Parts {
             session,

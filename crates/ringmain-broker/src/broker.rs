@@ -24,7 +24,7 @@ use crate::log_id::{LogId, LogIds, mix};
 use crate::record::Record;
 use crate::relay::Ended;
 use crate::routes::RouteTable;
-use crate::session::{Bells, Session};
+use crate::session::{Bells, Reaper, Session};
 use crate::stop::StopCause;
 
 /// Refused connections that may wait for their Hello at once; further ones are closed at once.
@@ -52,11 +52,14 @@ pub struct Broker {
     sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
     /// Told whenever an exchange or a session ends while the broker drains.
     changed: Notify,
+    /// Exchanges whose terminal is not written yet: what a drain waits for.
+    unfinished: AtomicU64,
     next_session: AtomicU64,
     epoch: u64,
     started_ms: u64,
     log_ids: LogIds,
     bells: Bells,
+    reaper: Reaper,
     refusals: Semaphore,
     refusal_lines: Mutex<RateBucket>,
     nameless: Mutex<RateBucket>,
@@ -94,11 +97,13 @@ impl Broker {
             phase: AtomicU8::new(Phase::Serving as u8),
             sessions: Mutex::new(BTreeMap::new()),
             changed: Notify::new(),
+            unfinished: AtomicU64::new(0),
             next_session: AtomicU64::new(1),
             epoch,
             started_ms: (now_ns / 1_000_000) as u64,
             log_ids: LogIds::new(mix(epoch)),
             bells: Bells::default(),
+            reaper: Reaper::new(),
             refusals: Semaphore::new(REFUSALS_MAX),
             refusal_lines: Mutex::new(RateBucket::new(REFUSAL_LINES_PER_S, monotonic_ns())),
             nameless: Mutex::new(RateBucket::new(NAMELESS_PER_S, monotonic_ns())),
@@ -191,6 +196,10 @@ impl Broker {
         &self.bells
     }
 
+    pub(crate) fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
     pub(crate) fn refusals(&self) -> &Semaphore {
         &self.refusals
     }
@@ -232,21 +241,21 @@ impl Broker {
     /// An exchange is in flight. Before the phase is looked at: SeqCst on both sides lets either
     /// the drain see the exchange or the exchange see the drain.
     pub(crate) fn enter(&self) {
-        self.live.exchanges.fetch_add(1, Ordering::SeqCst);
+        self.unfinished.fetch_add(1, Ordering::SeqCst);
+        self.live.exchanges.fetch_add(1, Relaxed);
         self.live.touch();
     }
 
-    /// An exchange is in flight no more.
+    /// The terminal frame of an exchange was written: no drain has to wait for it any more.
     pub(crate) fn leave(&self) {
-        self.live.exchanges.fetch_sub(1, Ordering::SeqCst);
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
         if self.phase() != Phase::Serving {
             self.changed.notify_waiters();
         }
-        self.live.touch();
     }
 
     pub(crate) fn in_flight(&self) -> u64 {
-        self.live.exchanges.load(Ordering::SeqCst)
+        self.unfinished.load(Ordering::SeqCst)
     }
 
     /// Waits until `is_so`, which may change when an exchange or a session ends.

@@ -37,12 +37,13 @@ struct Exchange {
     held: Held,
 }
 
-/// What an exchange holds of the broker while it runs, given back before its terminal frame: a
-/// caller that submits as soon as it sees the end finds room for the next.
+/// What an exchange holds of the broker while it runs. The charge is given back before its terminal
+/// frame: a caller that submits as soon as it sees the end finds room for the next. A drain is let
+/// go on after it: a session is not closed between the two.
 struct Held {
     broker: Arc<Broker>,
     session: Arc<Session>,
-    _charge: Charge,
+    charge: Option<Charge>,
 }
 
 /// Answers a ping: the way of a request through validation and charging, without an upstream.
@@ -56,12 +57,14 @@ pub(crate) fn ping(
     let verdict = hold(broker, session);
     session.lane(lane).return_loan(id);
     let done = match verdict {
-        Ok(held) => {
-            drop(held);
+        Ok(mut held) => {
+            held.settle();
             broker.live().ended.fetch_add(1, Relaxed);
             let mut payload = Vec::with_capacity(16);
             EndFrame::default().encode(&mut payload);
-            session.lane(lane).finish(Kind::End, &payload)
+            let done = session.lane(lane).finish(Kind::End, &payload);
+            drop(held);
+            done
         }
         Err(failure) => {
             broker.live().refused(failure.code);
@@ -103,7 +106,7 @@ pub(crate) fn start(
 fn hold(broker: &Arc<Broker>, session: &Arc<Session>) -> Result<Held, Failure> {
     let charge = broker.ledger().charge(session.peer.uid, Slot::Exchanges, 1);
     let charge = charge.map_err(|exceeded| Failure::quota(&exceeded))?;
-    let held = Held { broker: broker.clone(), session: session.clone(), _charge: charge };
+    let held = Held { broker: broker.clone(), session: session.clone(), charge: Some(charge) };
     // Counted before the phase is looked at: whoever drains waits for it or it is refused.
     broker.enter();
     session.exchanges.fetch_add(1, Relaxed);
@@ -116,9 +119,20 @@ fn hold(broker: &Arc<Broker>, session: &Arc<Session>) -> Result<Held, Failure> {
     Ok(held)
 }
 
+impl Held {
+    /// Gives the charge back, and counts the exchange as one that is over.
+    fn settle(&mut self) {
+        if self.charge.take().is_some() {
+            self.session.exchanges.fetch_sub(1, Relaxed);
+            self.broker.live().exchanges.fetch_sub(1, Relaxed);
+            self.broker.live().touch();
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
-        self.session.exchanges.fetch_sub(1, Relaxed);
+        self.settle();
         self.broker.leave();
     }
 }
@@ -127,12 +141,13 @@ impl Exchange {
     async fn run(self, mut egress: LaneEgress) {
         let mut record = Record::new();
         let verdict = self.relay(&mut egress, &mut record).await;
-        let Exchange { broker, session, id, held, .. } = self;
-        drop(held);
+        let Exchange { broker, session, id, mut held, .. } = self;
+        held.settle();
         broker.count(&verdict, &record);
         match verdict {
             Ok(Ended { payload, rest }) => {
                 egress.finish(Kind::End, &payload);
+                drop(held);
                 record.tell(&session, id, None);
                 // The caller has its END; what is left of the answer only saves a connection.
                 let _ = tokio::time::timeout(SETTLE, rest.settle()).await;
@@ -140,6 +155,7 @@ impl Exchange {
             Err(failure) => {
                 let payload = failure.payload(id, record.attempts, record.bytes);
                 egress.finish(Kind::Error, &payload);
+                drop(held);
                 record.tell(&session, id, Some(failure.code));
             }
         }
@@ -230,5 +246,27 @@ impl Record {
             duration_us = self.started.elapsed().as_micros() as u64,
             "exchange"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::task::tests::bench;
+
+    /// The quota is back before the terminal frame, the drain goes on only after it.
+    #[tokio::test]
+    async fn a_drain_waits_for_the_terminal_and_the_quota_does_not() {
+        let bench = bench();
+        let (broker, uid) = (&bench.broker, bench.session.peer.uid);
+        let mut held = hold(broker, &bench.session).unwrap();
+        let charged = || broker.ledger().held(uid, Slot::Exchanges);
+        assert_eq!((charged(), broker.in_flight()), (1, 1));
+        held.settle();
+        assert_eq!((charged(), broker.in_flight()), (0, 1));
+        assert_eq!((bench.session.exchanges.load(Relaxed), broker.snapshot().exchanges), (0, 0));
+        drop(held);
+        assert_eq!(broker.in_flight(), 0);
+        assert_eq!(broker.snapshot().exchanges, 0);
     }
 }

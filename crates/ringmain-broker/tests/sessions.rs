@@ -307,6 +307,6 @@ async fn closing_the_broker_closes_the_sessions() {
     assert_eq!((report.in_flight, report.cut, report.sessions), (0, 0, 1));
     assert_eq!(caller.goodbye().await.code, Code::Drained);
     assert!(Control::connect(&served.socket).is_err());
-    assert!(served.broker.is_at_rest());
+    served.at_rest().await;
     assert_eq!(caller.next(0).map(|(header, _)| header.kind), None::<u8>, "{:?}", Kind::End);
 }

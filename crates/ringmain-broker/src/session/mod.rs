@@ -5,6 +5,7 @@
 
 mod doorbell;
 mod lane;
+mod reaper;
 pub(crate) mod task;
 
 use std::sync::Arc;
@@ -20,14 +21,16 @@ use tokio::sync::Notify;
 pub(crate) use doorbell::{Bells, PeerBell};
 pub(crate) use lane::Lane;
 use lane::Look;
+pub(crate) use reaper::Reaper;
+use reaper::Remains;
 
 use crate::account::Charge;
 use crate::allow::Identity;
 use crate::failure::Violation;
 use crate::stop::StopCause;
 
-/// What the tasks of a session share. The last one to let go punches the segments, then returns
-/// the quota: a peer that keeps its mappings keeps none of the broker's memory.
+/// What the tasks of a session share. When the last one lets go, the segments are punched and then
+/// the quota returned: a peer that keeps its mappings keeps none of the broker's memory.
 pub(crate) struct Session {
     pub id: u64,
     pub peer: Identity,
@@ -43,8 +46,9 @@ pub(crate) struct Session {
     starved: Box<[AtomicU64]>,
     violation: Mutex<Option<Violation>>,
     told: Notify,
-    punchers: [Puncher; 2],
-    _charges: [Charge; 2],
+    reaper: Reaper,
+    /// Taken by the drop.
+    remains: Option<Remains>,
 }
 
 /// What a session is made of.
@@ -57,13 +61,15 @@ pub(crate) struct SessionParts {
     pub bell: Arc<PeerBell>,
     pub punchers: [Puncher; 2],
     pub charges: [Charge; 2],
+    pub reaper: Reaper,
 }
 
 const BITS: usize = u64::BITS as usize;
 
 impl Session {
     pub fn new(parts: SessionParts) -> Arc<Session> {
-        let SessionParts { id, peer, geometry, caller, responder, bell, punchers, charges } = parts;
+        let SessionParts { id, peer, geometry, caller, responder, bell, .. } = parts;
+        let SessionParts { punchers, charges, reaper, .. } = parts;
         let lane = |id| Lane::new(&responder, &caller, geometry, id);
         let lanes: Box<[Lane]> = geometry.all_lanes().map(lane).collect();
         let starved = (0..lanes.len().div_ceil(BITS)).map(|_| AtomicU64::new(0)).collect();
@@ -79,8 +85,8 @@ impl Session {
             starved,
             violation: Mutex::new(None),
             told: Notify::new(),
-            punchers,
-            _charges: charges,
+            reaper,
+            remains: Some(Remains { session: id, punchers, charges }),
         })
     }
 
@@ -204,10 +210,8 @@ fn bit(lane: LaneId) -> u64 {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for puncher in &self.punchers {
-            if let Err(error) = puncher.punch_all() {
-                tracing::warn!(session = self.id, %error, "a segment could not be punched");
-            }
+        if let Some(remains) = self.remains.take() {
+            self.reaper.reap(remains);
         }
     }
 }

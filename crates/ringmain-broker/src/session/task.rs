@@ -348,4 +348,4 @@ impl Ending {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

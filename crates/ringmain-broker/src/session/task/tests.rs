@@ -16,7 +16,9 @@ use crate::routes::RouteTable;
 use crate::session::SessionParts;
 
 /// A session that nobody runs, and the peer's side of its memory.
-struct Bench {
+pub(crate) struct Bench {
+    pub broker: Arc<Broker>,
+    pub session: Arc<Session>,
     task: Task,
     caller: WriteMap,
     submissions: SubmissionWriter<WriteMap>,
@@ -24,7 +26,7 @@ struct Bench {
     _peer: Control,
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let geometry = Geometry::new(2, 4096, 1 << 16).unwrap();
     let endpoint = Endpoint::new(EndpointConfig::new("none", "http://127.0.0.1:9/v1")).unwrap();
     let table = RouteTable::new(vec![], vec![Arc::new(endpoint)]).unwrap();
@@ -50,6 +52,7 @@ fn bench() -> Bench {
         bell: broker.bells().bell(own_uid(), ring, Ringer::write(ringer)),
         punchers: [peer_segment.punch, own_segment.punch],
         charges: [charge(Slot::Sessions), charge(Slot::SegmentBytes)],
+        reaper: broker.reaper().clone(),
     });
     let io = SessionIo {
         submissions: SubmissionReader::new(peer_segment.map, geometry),
@@ -61,15 +64,15 @@ fn bench() -> Bench {
     };
     let submissions = SubmissionWriter::new(caller.clone(), geometry);
     let task = Task {
-        broker,
-        session,
+        broker: broker.clone(),
+        session: session.clone(),
         io,
         idle_wakes: 0,
         datagrams: RateBucket::new(DATAGRAMS_PER_S, monotonic_ns()),
         told_draining: false,
         is_hearing: false,
     };
-    Bench { task, caller, submissions, geometry, _peer: peer }
+    Bench { broker, session, task, caller, submissions, geometry, _peer: peer }
 }
 
 async fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -96,7 +99,7 @@ async fn work_found_while_about_to_sleep_waits_for_others() {
 async fn an_impossible_cursor_found_before_a_sleep_ends_the_session() {
     let mut bench = bench();
     let lane = bench.geometry.lane(1).unwrap();
-    let session = bench.task.session.clone();
+    let session = bench.session.clone();
     session.lane(lane).begin(ExchangeId(0), None).unwrap();
     poll_fn(|cx| {
         // Bound: the lane is finite.

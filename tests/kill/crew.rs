@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -105,7 +106,15 @@ fn start(broker: &Broker) -> Vec<Caller> {
     let drive = |(at, (name, options, script)): (usize, (&'static str, &[&str], &str))| {
         let mut command = Command::new(ringmain());
         let prompt = format!("[[sim {script} id={{id}}]]");
-        command.args(["drive", "--model", "tiny", "--streams", "0", "--submissions"]);
+        command.args([
+            "--with-parent",
+            "drive",
+            "--model",
+            "tiny",
+            "--streams",
+            "0",
+            "--submissions",
+        ]);
         command.args(["--process", &at.to_string(), "--prompt", &prompt]).args(options);
         command.arg("--socket").arg(broker.socket());
         Caller::start(name, command, broker, |command, out| command.arg("--out").arg(out))
@@ -261,7 +270,8 @@ pub fn knock(stop: &Path, out: &Path) {
     let mut config = Config::default();
     config.attach_wait = KNOCK_WAIT;
     let (mut codes, mut good) = (BTreeMap::<&str, u64>::new(), 0u64);
-    while !stop.exists() {
+    let parent = parent_id();
+    while !stop.exists() && parent_id() == parent {
         let start = Instant::now();
         let done = Session::attach(config.clone()).and_then(|mut session| session.ping());
         let took = start.elapsed();

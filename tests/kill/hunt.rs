@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{ExitStatusExt as _, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
@@ -374,12 +374,14 @@ impl Survivors {
 pub fn survive(process: u64, stop: &Path, out: &Path) {
     let client = Client::new().unwrap();
     let mut out = File::create(out).unwrap();
+    let parent = parent_id();
     for turn in 0u64.. {
         let script = Script { n: 40, gap_us: 1000, ..Script::default() };
         let mode = if turn.is_multiple_of(2) { Mode::Deltas } else { Mode::Events };
         let record = Plan { mode, process, ..Plan::new(script) }.run(&client);
         record.write_line(&mut out).unwrap();
-        if stop.exists() {
+        // Also when the parent is gone and cannot say so.
+        if stop.exists() || parent_id() != parent {
             break;
         }
     }

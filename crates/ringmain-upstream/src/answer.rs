@@ -8,6 +8,7 @@ use crate::decode::{Decoder, DecoderConfig};
 use crate::encoding::Expander;
 use crate::endpoint::failure;
 use crate::error::UpstreamError;
+use crate::framing::Framing;
 
 /// Most bytes that are read behind a terminal marker.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
@@ -42,18 +43,21 @@ impl Answer {
 
 /// The body of an answer, its content encoding undone.
 pub struct AnswerBody {
-    response: reqwest::Response,
+    /// Until its end.
+    response: Option<reqwest::Response>,
+    framing: Framing,
     expander: Option<Expander>,
     /// Bytes that were looked at before they were asked for.
     peeked: Bytes,
-    ended: bool,
     /// How the body broke: an error once is an error for ever, whoever met it first.
     broken: Option<UpstreamError>,
 }
 
 impl AnswerBody {
     pub(crate) fn new(response: reqwest::Response, expander: Option<Expander>) -> AnswerBody {
-        AnswerBody { response, expander, peeked: Bytes::new(), ended: false, broken: None }
+        let framing = Framing::of(&response);
+        let (response, peeked) = (Some(response), Bytes::new());
+        AnswerBody { response, framing, expander, peeked, broken: None }
     }
 
     /// The next bytes, or `None` after a correctly framed end.
@@ -84,19 +88,19 @@ impl AnswerBody {
             {
                 return Ok(Some(bytes));
             }
-            if self.ended {
-                return Ok(None);
-            }
-            match self.response.chunk().await.map_err(failure::of_body)? {
-                Some(bytes) if bytes.is_empty() => {}
-                Some(bytes) => match &mut self.expander {
-                    Some(expander) => expander.feed(bytes),
-                    None => return Ok(Some(bytes)),
-                },
-                None => {
-                    self.ended = true;
-                    self.expander.as_ref().map_or(Ok(()), Expander::end)?;
+            let Some(response) = &mut self.response else { return Ok(None) };
+            let Some(bytes) = response.chunk().await.map_err(failure::of_body)? else {
+                if let Some(ended) = self.response.take() {
+                    self.framing.judge(ended)?;
                 }
+                self.expander.as_ref().map_or(Ok(()), Expander::end)?;
+                continue;
+            };
+            self.framing.saw(bytes.len());
+            match &mut self.expander {
+                _ if bytes.is_empty() => {}
+                Some(expander) => expander.feed(bytes),
+                None => return Ok(Some(bytes)),
             }
         }
     }
@@ -132,6 +136,8 @@ impl AnswerBody {
 
 impl fmt::Debug for AnswerBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnswerBody").field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("AnswerBody")
+            .field("ended", &self.response.is_none())
+            .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,7 @@ pub mod decode;
 mod encoding;
 pub mod endpoint;
 pub mod error;
+mod framing;
 pub mod key;
 pub mod reach;
 pub mod retry_after;

@@ -371,6 +371,36 @@ async fn a_refusal_that_breaks_while_it_is_searched_is_still_broken() {
 }
 
 #[tokio::test]
+async fn a_plain_body_that_ends_with_its_connection_is_not_proven_whole() {
+    let body = r#"{"choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}"#;
+    let code = |script, mode| async move {
+        let server = Server::start(vec![script]).await;
+        read(send(&server.endpoint(), mode, "{}").await.unwrap()).await.1.map(|error| error.code)
+    };
+    let cut = |status: &str, headers: &str, body: &[u8]| {
+        let head = format!("HTTP/1.1 {status}\r\n{headers}\r\n");
+        answer([head.as_bytes(), body].concat(), Then::Close)
+    };
+    let json = "content-type: application/json\r\n";
+    let coded = format!("{json}transfer-encoding: identity\r\n");
+    for mode in [Mode::Deltas, Mode::Events, Mode::Body] {
+        for headers in [json, &coded] {
+            let script = cut("200 X", headers, body.as_bytes());
+            assert_eq!(code(script, mode).await, Some(Code::UpstreamTruncated), "{mode:?}");
+        }
+        // With length or marker it is, and without a body there is nothing to prove.
+        let length = format!("{json}content-length: {}\r\n", body.len());
+        assert_eq!(code(cut("200 X", &length, body.as_bytes()), mode).await, None, "{mode:?}");
+    }
+    let stream = [HELLO, DONE].concat();
+    assert_eq!(code(cut("200 X", EVENTS, &stream), Mode::Deltas).await, None);
+    assert_eq!(code(cut("204 X", "", b""), Mode::Body).await, None);
+    // The status of a refusal stands without its words.
+    let refused = code(cut("429 X", json, b"{"), Mode::Deltas).await;
+    assert_eq!(refused, Some(Code::UpstreamStatus));
+}
+
+#[tokio::test]
 async fn what_the_provider_stored_is_kept_from_callers_unless_shared() {
     let server = Server::start(vec![json(200, "{}"); 4]).await;
     let mut config = EndpointConfig::new("test", &server.address);
@@ -486,6 +516,50 @@ fn bad_addresses_are_refused_with_the_reason() {
     let mut config = EndpointConfig::new("e1", "http://127.0.0.1:1");
     config.http2 = Http2::PriorKnowledge;
     assert!(Endpoint::new(config).is_ok());
+}
+
+#[tokio::test]
+async fn over_http2_only_the_end_of_the_stream_ends_a_body_well() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config =
+        EndpointConfig::new("test", format!("http://{}", listener.local_addr().unwrap()));
+    config.http2 = Http2::PriorKnowledge;
+    let endpoint = Endpoint::new(config).unwrap();
+    // Length told, and how four bytes of body end.
+    let answers = [
+        (None, None, None),
+        (Some("4"), None, None),
+        (None, Some(h2::Reason::NO_ERROR), Some(Code::UpstreamTruncated)),
+        (Some("9"), Some(h2::Reason::NO_ERROR), Some(Code::UpstreamTruncated)),
+        (Some("9"), None, Some(Code::UpstreamReset)),
+        (None, Some(h2::Reason::INTERNAL_ERROR), Some(Code::UpstreamReset)),
+    ];
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut answers = answers.into_iter();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let Some((length, reset, _)) = answers.next() else { return };
+            let mut head = http::Response::builder().header("content-type", "application/json");
+            if let Some(length) = length {
+                head = head.header("content-length", length);
+            }
+            let mut body = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            body.send_data(Bytes::from_static(b"1234"), reset.is_none()).unwrap();
+            let Some(reason) = reset else { continue };
+            tokio::spawn(async move {
+                // Let the data leave first.
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                body.send_reset(reason);
+            });
+        }
+    });
+    for (length, reset, code) in answers {
+        let (_, error) = read(send(&endpoint, Mode::Body, "{}").await.unwrap()).await;
+        assert_eq!(error.map(|error| error.code), code, "{length:?} {reset:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,86 @@
+//! Whether the end of a body shows that the body is whole.
+//!
+//! The HTTP client judges chunks and, over HTTP/1, Content-Length. It takes two ends for good that
+//! prove nothing: an HTTP/2 stream that is reset with NO_ERROR, or whose connection goes away so,
+//! before its END_STREAM; and a body over HTTP/1 that has neither length nor chunks and ends with
+//! its connection, which looks the same when its sender died. So the length is compared here too,
+//! and without one the end must be a framed one. A stream that has shown its terminal marker does
+//! not come to this; a plain body has no other marker than its frame.
+//!
+//! The words of an error status need no proof: the status stands without them.
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode, Version};
+use http_body::Body as _;
+use ringmain_wire::Code;
+
+use crate::error::UpstreamError;
+
+/// How the end of one body is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Framing {
+    /// Length before any content encoding is undone.
+    told: Option<u64>,
+    seen: u64,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The HTTP client checks it, or nothing needs proof.
+    Checked,
+    /// With its connection.
+    Closed,
+    /// With END_STREAM.
+    Stream,
+}
+
+impl Framing {
+    /// As the head of the answer says.
+    pub fn of(response: &reqwest::Response) -> Framing {
+        let (status, headers) = (response.status(), response.headers());
+        let is_plain = !headers.contains_key(TRANSFER_ENCODING) && has_body(status);
+        let told = headers.get(CONTENT_LENGTH).filter(|_| is_plain);
+        let told = told.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let end = match response.version() {
+            _ if told.is_some() || !status.is_success() || !has_body(status) => End::Checked,
+            Version::HTTP_2 => End::Stream,
+            _ if is_chunked(headers) => End::Checked,
+            _ => End::Closed,
+        };
+        Framing { told, seen: 0, end }
+    }
+
+    /// Bytes of the body came.
+    pub fn saw(&mut self, bytes: usize) {
+        self.seen += bytes as u64;
+    }
+
+    /// Judges the end that the HTTP client took for good.
+    pub fn judge(self, ended: reqwest::Response) -> Result<(), UpstreamError> {
+        let message = match (self.told, self.end) {
+            (Some(told), _) if told == self.seen => return Ok(()),
+            (Some(told), _) => {
+                format!("the answer ended after {} of {told} bytes", self.seen)
+            }
+            (None, End::Checked) => return Ok(()),
+            (None, End::Stream) if reqwest::Body::from(ended).is_end_stream() => return Ok(()),
+            (None, End::Stream) => "the answer was ended by a reset of its stream".to_owned(),
+            (None, End::Closed) => {
+                "the answer has neither length nor chunks, so its end proves nothing".to_owned()
+            }
+        };
+        Err(UpstreamError::answered(Code::UpstreamTruncated, message))
+    }
+}
+
+fn has_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Whether chunks are the last transfer coding (RFC 9112, 6.3).
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
+    let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+    last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+}

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
+use ringmain_wire::head::cut;
+use serde_json::json;
 
-use crate::decode::{Decoder, DecoderConfig};
+use crate::decode::{Decoder, DecoderConfig, failure as words};
 use crate::encoding::Expander;
 use crate::endpoint::failure;
 use crate::error::UpstreamError;
@@ -12,6 +14,10 @@ use crate::framing::Framing;
 
 /// Most bytes that are read behind a terminal marker.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of a refusal that are searched for its cause.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of a provider's own code that are kept where its words are not.
+const CODE_BYTES_MAX: usize = 64;
 
 /// An answer whose head has arrived.
 #[derive(Debug)]
@@ -38,6 +44,20 @@ impl Answer {
     /// The decoder for this answer; feed it what [`AnswerBody::chunk`] gives.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(self.reading.clone())
+    }
+
+    /// Puts our own words in the place of those of a refused credential: a provider may repeat a
+    /// part of the key in them. Its code stays.
+    pub(crate) async fn withhold_words(&mut self) {
+        let said = self.body.look_ahead(REFUSAL_BYTES_MAX).await;
+        let code = words::read(&said).code;
+        let code = Some(cut(&code, CODE_BYTES_MAX)).filter(|code| !code.is_empty());
+        let message = "it does not accept the credential of the endpoint for this request; its \
+                       own words are withheld, for they may repeat a part of the key";
+        let error = json!({"message": message, "type": code, "param": null, "code": code});
+        self.body.replace(json!({ "error": error }).to_string().into());
+        self.content_type = "application/json".to_owned();
+        self.reading.content_type.clone_from(&self.content_type);
     }
 }
 
@@ -118,9 +138,15 @@ impl AnswerBody {
         }
     }
 
-    /// Whether `word` stands in the first `bytes_max` bytes. They are given again by `chunk`, and
-    /// so is an error that comes behind them.
-    pub(crate) async fn names(&mut self, word: &str, bytes_max: usize) -> bool {
+    /// Whether `word` stands where a refusal is searched. What was read is given again.
+    pub(crate) async fn names(&mut self, word: &str) -> bool {
+        let seen = self.look_ahead(REFUSAL_BYTES_MAX).await;
+        memchr::memmem::find(&seen, word.as_bytes()).is_some()
+    }
+
+    /// The first `bytes_max` bytes and the rest of their chunk. They are given again by `chunk`,
+    /// and so is an error that comes behind them.
+    async fn look_ahead(&mut self, bytes_max: usize) -> Bytes {
         let mut seen = Vec::new();
         while seen.len() < bytes_max {
             match self.chunk().await {
@@ -128,9 +154,14 @@ impl AnswerBody {
                 Ok(None) | Err(_) => break,
             }
         }
-        let found = memchr::memmem::find(&seen, word.as_bytes()).is_some();
         self.peeked = seen.into();
-        found
+        self.peeked.clone()
+    }
+
+    /// Puts `whole` in the place of what is left.
+    fn replace(&mut self, whole: Bytes) {
+        (self.response, self.expander, self.broken) = (None, None, None);
+        self.peeked = whole;
     }
 }
 

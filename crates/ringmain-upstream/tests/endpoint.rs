@@ -174,8 +174,12 @@ async fn outcome(script: Script) -> (String, Option<Code>) {
         Err(error) => (Vec::new(), Some(error)),
     };
     let text = pieces.into_iter().filter(|(kind, _)| *kind == Kind::Delta);
-    let text: Vec<u8> = text.flat_map(|(_, payload)| payload).collect();
-    (String::from_utf8(text).unwrap(), error.map(|error| error.code))
+    (text_of(text), error.map(|error| error.code))
+}
+
+fn text_of(pieces: impl IntoIterator<Item = (Kind, Vec<u8>)>) -> String {
+    let text = pieces.into_iter().flat_map(|(_, payload)| payload);
+    String::from_utf8(text.collect()).unwrap()
 }
 
 #[tokio::test]
@@ -398,6 +402,40 @@ async fn a_plain_body_that_ends_with_its_connection_is_not_proven_whole() {
     // The status of a refusal stands without its words.
     let refused = code(cut("429 X", json, b"{"), Mode::Deltas).await;
     assert_eq!(refused, Some(Code::UpstreamStatus));
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_told_in_our_own_words() {
+    let words = r#"{"error":{"message":"Incorrect key: sk-can*nary","code":"invalid_api_key"}}"#;
+    let page = "HTTP/1.1 403 X\r\ncontent-type: text/html\r\ncontent-length: 900\r\n\r\n<p>sk-can";
+    for mode in [Mode::Deltas, Mode::Events, Mode::Body] {
+        let scripts = vec![json(401, words), answer(page, Then::Close), json(404, words)];
+        let server = Server::start(scripts).await;
+        let endpoint = server.endpoint();
+        for (status, code) in [(401, "invalid_api_key"), (403, "")] {
+            let answer = send(&endpoint, mode, "{}").await.unwrap();
+            assert_eq!((answer.status, answer.content_type.as_str()), (status, "application/json"));
+            let (pieces, error) = read(answer).await;
+            let said = match (mode, error) {
+                (Mode::Deltas, Some(error)) => {
+                    assert_eq!(
+                        (error.code, error.http_status),
+                        (Code::UpstreamStatus, Some(status))
+                    );
+                    assert_eq!(error.provider_code, code);
+                    error.message
+                }
+                (_, None) => text_of(pieces),
+                (_, error) => panic!("{mode:?} {error:?}"),
+            };
+            assert!(said.contains("withheld") && !said.contains("sk-"), "{said}");
+            assert!(mode == Mode::Deltas || said.contains(code), "{said}");
+        }
+        // Every other status keeps its words.
+        let (pieces, error) = read(send(&endpoint, mode, "{}").await.unwrap()).await;
+        let said = error.map_or(text_of(pieces), |error| error.message);
+        assert!(said.contains("Incorrect key"), "{mode:?} {said}");
+    }
 }
 
 #[tokio::test]

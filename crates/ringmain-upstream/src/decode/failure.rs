@@ -9,7 +9,7 @@ const MESSAGE_BYTES_MAX: usize = 300;
 
 /// A provider's own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     pub code: String,
     pub message: String,
 }
@@ -29,7 +29,7 @@ pub(super) fn is_truthy(raw: &RawValue) -> bool {
 
 /// Reads an error body: `{"error": {..}}`, `{"error": ".."}`, `{"message": ..}`, `{"detail": ..}`,
 /// the same in a list of one, or any text.
-pub(super) fn read(body: &[u8]) -> Failure {
+pub(crate) fn read(body: &[u8]) -> Failure {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => read_value(&value),
         Err(_) => {

@@ -22,7 +22,7 @@
 //! Nothing behind the marker is delivered, except in mode body, where the framed end must follow.
 
 mod chat;
-mod failure;
+pub(crate) mod failure;
 mod queue;
 mod responses;
 mod text;

@@ -28,8 +28,6 @@ use crate::splice::{Spliced, Wanted, splice};
 
 /// Most unused connections that are kept.
 const IDLE_CONNECTIONS_MAX: usize = 256;
-/// Most bytes of a refusal that are searched for its cause.
-const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 /// How long a server may leave sent bytes untaken before the kernel gives its connection up. The
 /// HTTP client flushes before it closes, so an abandoned request that the server does not read
 /// keeps its connection, and a body that was lent to it, for this long at most.
@@ -170,6 +168,8 @@ impl Endpoint {
     /// put in gets it once more without them, unless the caller wants it done once; if that is
     /// good, it is not asked for usage again. [`Progress`](crate::Progress) counts both.
     ///
+    /// Of an answer 401 or 403 the provider's words are withheld, in every mode.
+    ///
     /// Cancel-safe: dropping the future drops the request; [`Call::progress`] tells what was known
     /// of it.
     ///
@@ -180,7 +180,7 @@ impl Endpoint {
         let (mut answer, injected) = self.attempt(&call, self.may_ask_for_usage(&call)).await?;
         let refused = injected && matches!(answer.status, 400 | 422);
         let may_repeat = !call.flags.has(Flags::ONCE);
-        if refused && may_repeat && answer.body.names("stream_options", REFUSAL_BYTES_MAX).await {
+        if refused && may_repeat && answer.body.names("stream_options").await {
             answer.body.settle().await;
             (answer, _) = self.attempt(&call, false).await?;
             // What a refusal says, a caller can have put into its mouth. That the same request
@@ -188,6 +188,9 @@ impl Endpoint {
             if (200..300).contains(&answer.status) {
                 self.usage_refused.store(true, Relaxed);
             }
+        }
+        if matches!(answer.status, 401 | 403) {
+            answer.withhold_words().await;
         }
         Ok(answer)
     }

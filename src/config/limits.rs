@@ -36,6 +36,7 @@ pub(super) fn read_quota(mut table: Section<'_>) -> Quotas {
         sessions: table.integer("sessions", 1..=1_000_000).unwrap_or(usual.sessions),
         segment_bytes: table.integer("segment_bytes", 1..=1 << 50).unwrap_or(usual.segment_bytes),
         exchanges: table.integer("exchanges", 1..=1 << 32).unwrap_or(usual.exchanges),
+        copy_bytes: table.integer("copy_bytes", 1..=1 << 50).unwrap_or(usual.copy_bytes),
         connects_per_s: connects.map_or(usual.connects_per_s, |rate| rate as u32),
     };
     table.finish();

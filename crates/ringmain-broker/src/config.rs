@@ -30,6 +30,8 @@ pub struct BrokerConfig {
     pub hello: Duration,
     /// Most bytes of a request body, whatever the arena of a session.
     pub body_bytes_max: u64,
+    /// Most bytes of a request body that has to be looked into, and so is copied.
+    pub copied_body_bytes_max: u64,
     /// Name of the counters segment, as [`counters::segment_name`](crate::counters::segment_name)
     /// makes it; `None` for none.
     pub counters: Option<String>,
@@ -48,6 +50,7 @@ impl Default for BrokerConfig {
             limits: ExchangeLimits::default(),
             hello: Duration::from_secs(2),
             body_bytes_max: 256 << 20,
+            copied_body_bytes_max: 32 << 20,
             counters: None,
             counters_gid: None,
             compat: Compat::default(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ringmain_ring::{LaneError, Push};
-use ringmain_wire::{Code, ExchangeId, Kind, LaneId, Sent, Stage};
+use ringmain_wire::{Code, Kind, LaneId, Sent, Stage};
 
 use crate::failure::Failure;
 use crate::loan::Loan;
@@ -39,10 +39,9 @@ pub(crate) struct LaneEgress {
 }
 
 impl LaneEgress {
-    /// The way back for an exchange that has begun on its lane.
-    pub fn new(session: Arc<Session>, lane: LaneId, exchange: ExchangeId, id: LogId) -> LaneEgress {
-        let loan = Some(Loan::new(session.clone(), lane, exchange));
-        LaneEgress { session, lane, id, loan, is_open: true }
+    /// The way back for an exchange that has begun on the lane of its loan.
+    pub fn new(session: Arc<Session>, lane: LaneId, id: LogId, loan: Arc<Loan>) -> LaneEgress {
+        LaneEgress { session, lane, id, loan: Some(loan), is_open: true }
     }
 
     /// A further owner of the loan, for a body that is lent.

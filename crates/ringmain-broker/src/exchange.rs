@@ -14,7 +14,8 @@ use crate::account::Charge;
 use crate::broker::{Broker, Phase};
 use crate::egress::LaneEgress;
 use crate::failure::{Failure, Violation};
-use crate::intake::{Body, HeadCopy};
+use crate::intake::{Body, Copies, HeadCopy, chunk_bytes};
+use crate::loan::Loan;
 use crate::log_id::LogId;
 use crate::pipeline::{self, Inbound};
 use crate::record::Record;
@@ -85,8 +86,11 @@ pub(crate) fn start(
 ) -> Result<(), Violation> {
     let stop = Arc::new(Stop::default());
     session.lane(request.lane).begin(exchange, Some(stop.clone()))?;
+    let bytes = chunk_bytes(&request);
+    session.lend(bytes)?;
+    let loan = Loan::new(session.clone(), request.lane, exchange, bytes);
     let id = broker.log_id();
-    let egress = LaneEgress::new(session.clone(), request.lane, exchange, id);
+    let egress = LaneEgress::new(session.clone(), request.lane, id, loan);
     let held = match hold(broker, session) {
         Ok(held) => held,
         Err(failure) => {
@@ -186,17 +190,20 @@ impl Exchange {
     async fn work(&self, egress: &mut LaneEgress, record: &mut Record) -> Result<Ended, Failure> {
         let Exchange { broker, session, request, .. } = self;
         let (caller, geometry) = (session.caller(), &session.geometry);
-        let head = HeadCopy::of(caller, geometry, request);
+        let copies = Copies { ledger: broker.ledger().clone(), uid: session.peer.uid };
+        let head = HeadCopy::of(caller, geometry, request, &copies)?;
         let inbound = Inbound {
             id: self.id,
             head: head.judge()?,
             body: Body::of(caller, geometry, request, egress.loan()),
+            copies: &copies,
             mode: request.mode,
             flags: request.flags,
             caller: &session.peer,
             routes: broker.routes(),
             limits: broker.config().limits,
             body_bytes_max: broker.config().body_bytes_max,
+            copied_body_bytes_max: broker.config().copied_body_bytes_max,
         };
         pipeline::run(inbound, egress, record).await
     }

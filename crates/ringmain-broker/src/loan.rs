@@ -13,12 +13,15 @@ pub(crate) struct Loan {
     session: Arc<Session>,
     lane: LaneId,
     exchange: ExchangeId,
+    /// How much of the arena is lent.
+    bytes: u64,
     is_quiet: bool,
 }
 
 impl Loan {
-    pub fn new(session: Arc<Session>, lane: LaneId, exchange: ExchangeId) -> Arc<Loan> {
-        Arc::new(Loan { session, lane, exchange, is_quiet: false })
+    /// The loan of `bytes` that the session has counted as lent.
+    pub fn new(session: Arc<Session>, lane: LaneId, exchange: ExchangeId, bytes: u64) -> Arc<Loan> {
+        Arc::new(Loan { session, lane, exchange, bytes, is_quiet: false })
     }
 
     /// Drops a share right before its owner rings the peer anyway: a sleeper is woken once.
@@ -31,7 +34,7 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        self.session.lane(self.lane).return_loan(self.exchange);
+        self.session.return_loan(self.lane, self.exchange, self.bytes);
         if !self.is_quiet {
             self.session.ring();
         }

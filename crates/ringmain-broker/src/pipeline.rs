@@ -12,13 +12,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
 use ringmain_upstream::{Call, Progress, reach};
+use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
 use crate::allow::Identity;
 use crate::dispatch;
 use crate::egress::Egress;
 use crate::failure::Failure;
-use crate::intake::Body;
+use crate::intake::{Body, Copies};
 use crate::log_id::LogId;
 use crate::record::Record;
 use crate::relay::{self, Ended};
@@ -29,6 +30,7 @@ pub(crate) struct Inbound<'a> {
     pub id: LogId,
     pub head: RequestHead<'a>,
     pub body: Body,
+    pub copies: &'a Copies,
     pub mode: Mode,
     pub flags: Flags,
     pub caller: &'a Identity,
@@ -36,6 +38,7 @@ pub(crate) struct Inbound<'a> {
     pub routes: Arc<RouteTable>,
     pub limits: ExchangeLimits,
     pub body_bytes_max: u64,
+    pub copied_body_bytes_max: u64,
 }
 
 /// Takes a request to its end. The caller of this function puts the deadline and the stop around
@@ -52,9 +55,9 @@ pub(crate) async fn run<E: Egress>(
     // admit: no limits yet; one attempt.
     let target = route.pick();
     keep_to_the_body(&inbound, target)?;
-    record.target(&route.model, target.endpoint.name());
     let answer = {
-        let call = call(&inbound, target, record.progress.clone());
+        let call = call(&inbound, target, record.progress.clone()).await?;
+        record.target(&route.model, target.endpoint.name());
         dispatch::send(&target.endpoint, call, &record.progress, &inbound.limits).await?
     };
     record.status = Some(answer.status);
@@ -62,11 +65,14 @@ pub(crate) async fn run<E: Egress>(
 }
 
 fn check_body(inbound: &Inbound<'_>) -> Result<(), Failure> {
-    let (bytes, limit) = (inbound.body.len() as u64, inbound.body_bytes_max);
-    if bytes <= limit {
+    check_size(inbound.body.len(), inbound.body_bytes_max, "the limit")
+}
+
+fn check_size(bytes: usize, limit: u64, what: &str) -> Result<(), Failure> {
+    if bytes as u64 <= limit {
         return Ok(());
     }
-    let text = format!("the body of {bytes} bytes is larger than the limit of {limit} bytes");
+    let text = format!("the body of {bytes} bytes is larger than {what} of {limit} bytes");
     Err(Failure::new(Code::BodyTooLarge, Stage::Intake, text))
 }
 
@@ -101,15 +107,27 @@ fn keep_to_the_body(inbound: &Inbound<'_>, target: &ServedTarget) -> Result<(), 
     Err(Failure::new(Code::NotAllowed, Stage::Intake, text))
 }
 
-/// The request for one endpoint. Its body goes out from where it lies if nobody looks into it.
-fn call<'a>(inbound: &'a Inbound<'_>, target: &'a ServedTarget, progress: Progress) -> Call<'a> {
+/// The request for one endpoint. Its body goes out from where it lies if nobody looks into it; else
+/// as a private copy, of which what was judged is what is sent.
+async fn call<'a>(
+    inbound: &'a Inbound<'_>,
+    target: &'a ServedTarget,
+    progress: Progress,
+) -> Result<Call<'a>, Failure> {
     let mut call = Call::new(&inbound.head, Bytes::new(), inbound.mode, inbound.flags);
     let judged = target.is_guarded.then_some(inbound.head.route);
     call.model = target.model.as_deref().or(judged);
     call.progress = progress;
+    if inbound.head.method != Method::Post {
+        return Ok(call);
+    }
     call.body = match target.endpoint.looks_into(&call) {
-        true => inbound.body.copied(),
         false => inbound.body.lent(),
+        true => {
+            let what = "the limit of one that has to be looked into,";
+            check_size(inbound.body.len(), inbound.copied_body_bytes_max, what)?;
+            inbound.body.copied(inbound.copies).await?
+        }
     };
-    call
+    Ok(call)
 }

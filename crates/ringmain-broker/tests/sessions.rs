@@ -8,13 +8,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::caller::{head, hear, small};
-use common::{Caller, Provider, Served, everything, route, soon, until};
+use common::provider::deltas;
+use common::{Caller, Provider, Served, Step, everything, route, soon, until};
 use ringmain_broker::counters::Snapshot;
 use ringmain_broker::{Allow, BrokerConfig, RouteTable};
 use ringmain_shm::{Control, own_uid};
 use ringmain_wire::control::{Hello, Message};
+use ringmain_wire::head::Method;
 use ringmain_wire::limits::ABI_VERSION;
-use ringmain_wire::{Code, Entry, Geometry, Kind, Mode};
+use ringmain_wire::{Code, Entry, Flags, Geometry, Kind, Mode, RequestHead};
 
 async fn served(change: impl FnOnce(&mut BrokerConfig)) -> Served {
     let mut config = BrokerConfig::default();
@@ -237,6 +239,68 @@ async fn exchanges_beyond_the_quota_are_refused_on_their_lane() {
     assert!(caller.loan_is_back(0, id));
     caller.push(Entry::ping(caller.lane(1)));
     assert_eq!(caller.finish(1).await.code(), Code::QuotaExceeded);
+}
+
+/// A caller that names its arena on every lane would have it copied once per lane.
+#[tokio::test]
+async fn requests_in_flight_that_overlap_beyond_the_arena_are_a_violation() {
+    let provider = Provider::of(vec![Step::HangWithoutHead]).await;
+    let served = Served::start(BrokerConfig::default(), everything(&provider));
+    let mut caller = Caller::attach(&served.socket).await;
+    let whole = |caller: &Caller, lane, mode| {
+        let body = caller.geometry.arena_bytes() as u32 - 64;
+        Entry::request(caller.lane(lane), mode, Flags::NONE, None, 0, 1, body)
+    };
+    // One after the other, each gives its part back before the next: the head is no head.
+    for _ in 0..10 {
+        let id = caller.push(whole(&caller, 0, Mode::Deltas));
+        assert_eq!(caller.finish(0).await.code(), Code::InvalidHead);
+        assert!(caller.loan_is_back(0, id));
+    }
+    caller.chat(0, "tiny");
+    until(|| provider.requests() == 1).await;
+    caller.push(whole(&caller, 1, Mode::Deltas));
+    let goodbye = caller.goodbye().await;
+    assert_eq!(goodbye.code, Code::ViolationEntry);
+    assert!(goodbye.text.contains("share an arena of 65536 bytes"), "{}", goodbye.text);
+    drop(caller);
+    served.at_rest().await;
+}
+
+#[tokio::test]
+async fn copies_are_bounded_and_made_only_of_what_is_looked_into() {
+    let provider = Provider::of(deltas(&["x"])).await;
+    let mut renamed = route("renamed", "local");
+    renamed.targets[0].model = Some("other".to_owned());
+    let routes = vec![renamed, route("plain", "local")];
+    let table = RouteTable::new(routes, vec![common::endpoint("local", &provider)]).unwrap();
+    let mut config = BrokerConfig::default();
+    config.quotas.copy_bytes = 4000;
+    config.copied_body_bytes_max = 5000;
+    let served = Served::start(config, table);
+    let mut caller = Caller::attach(&served.socket).await;
+    let body = |bytes: usize| format!(r#"{{"stream":true,"pad":"{}"}}"#, "x".repeat(bytes));
+    let mut asked = async |head: &[u8], body: String| {
+        caller.request(0, Mode::Deltas, head, body.as_bytes());
+        caller.finish(0).await
+    };
+    assert_eq!(asked(&head("renamed"), body(3000)).await.text(), "x");
+    let refused = asked(&head("renamed"), body(4500)).await;
+    assert_eq!(refused.code(), Code::QuotaExceeded);
+    let text = "bytes of copied requests, the limit is 4000";
+    assert!(refused.message().contains(text), "{}", refused.message());
+    let refused = asked(&head("renamed"), body(6000)).await;
+    assert_eq!(refused.code(), Code::BodyTooLarge);
+    assert!(refused.message().contains("of 5000 bytes"), "{}", refused.message());
+    assert_eq!(asked(&head("plain"), body(6000)).await.text(), "x");
+    let mut listing = Vec::new();
+    let mut get = RequestHead::new("renamed", "/models");
+    get.method = Method::Get;
+    get.encode(&mut listing).unwrap();
+    let listed = asked(&listing, body(6000)).await;
+    assert!(listed.end.is_some(), "{listed:?}");
+    drop(caller);
+    served.at_rest().await;
 }
 
 #[tokio::test]

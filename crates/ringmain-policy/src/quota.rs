@@ -16,13 +16,21 @@ pub struct Quotas {
     pub segment_bytes: u64,
     /// Exchanges in flight.
     pub exchanges: u64,
+    /// Bytes of private copies of what its requests in flight say.
+    pub copy_bytes: u64,
     /// Connections to the control socket per second.
     pub connects_per_s: u32,
 }
 
 impl Default for Quotas {
     fn default() -> Self {
-        Quotas { sessions: 1024, segment_bytes: 24 << 30, exchanges: 16_384, connects_per_s: 500 }
+        Quotas {
+            sessions: 1024,
+            segment_bytes: 24 << 30,
+            exchanges: 16_384,
+            copy_bytes: 1 << 30,
+            connects_per_s: 500,
+        }
     }
 }
 
@@ -32,6 +40,8 @@ impl Default for Quotas {
 pub enum Slot {
     /// Connections per second.
     Connects,
+    /// Bytes of private copies.
+    CopyBytes,
     /// Exchanges in flight.
     Exchanges,
     /// Bytes of segments.
@@ -44,6 +54,7 @@ impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Slot::Connects => "connections per second",
+            Slot::CopyBytes => "bytes of copied requests",
             Slot::Exchanges => "exchanges in flight",
             Slot::SegmentBytes => "segment bytes",
             Slot::Sessions => "sessions",
@@ -77,7 +88,7 @@ struct Row {
     connects: RateBucket,
 }
 
-const HELD_SLOTS: usize = 3;
+const HELD_SLOTS: usize = 4;
 /// Rows kept for uids that hold nothing, beyond which those at rest are removed.
 const ROWS_KEPT: usize = 1024;
 
@@ -139,6 +150,7 @@ impl QuotaLedger {
     fn limit(&self, slot: Slot) -> u64 {
         match slot {
             Slot::Connects => u64::from(self.quotas.connects_per_s),
+            Slot::CopyBytes => self.quotas.copy_bytes,
             Slot::Exchanges => self.quotas.exchanges,
             Slot::SegmentBytes => self.quotas.segment_bytes,
             Slot::Sessions => self.quotas.sessions,
@@ -166,6 +178,7 @@ fn held_index(slot: Slot) -> Option<usize> {
         Slot::Exchanges => Some(0),
         Slot::SegmentBytes => Some(1),
         Slot::Sessions => Some(2),
+        Slot::CopyBytes => Some(3),
     }
 }
 
@@ -175,7 +188,8 @@ mod tests {
     use crate::clock::NS_PER_S;
     use proptest::prelude::*;
 
-    const HELD: [Slot; 3] = [Slot::Exchanges, Slot::SegmentBytes, Slot::Sessions];
+    const HELD: [Slot; HELD_SLOTS] =
+        [Slot::Exchanges, Slot::SegmentBytes, Slot::Sessions, Slot::CopyBytes];
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -192,7 +206,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let amounts = prop_oneof![4 => 0u64..8, 2 => limits()];
-        let charge = (0u32..3, 0usize..3, amounts).prop_map(|(u, s, a)| Step::Charge(u, s, a));
+        let charge = (0u32..3, 0..HELD_SLOTS, amounts).prop_map(|(u, s, a)| Step::Charge(u, s, a));
         let pauses = prop_oneof![Just(0), 0u64..2 * NS_PER_S];
         let connect = (0u32..3, pauses).prop_map(|(u, p)| Step::Connect(u, p));
         let give_back = any::<usize>().prop_map(Step::GiveBack);
@@ -236,7 +250,11 @@ mod tests {
             mut now_ns in prop_oneof![Just(0), Just(u64::MAX - 400 * NS_PER_S)],
         ) {
             let quotas = Quotas {
-                sessions: limit, segment_bytes: limit, exchanges: limit, connects_per_s: per_s,
+                sessions: limit,
+                segment_bytes: limit,
+                exchanges: limit,
+                copy_bytes: limit,
+                connects_per_s: per_s,
             };
             let mut ledger = QuotaLedger::new(quotas);
             let mut model = Model::default();

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 use ringmain_ring::{CursorError, LaneError, Push};
 use ringmain_shm::{Puncher, ReadMap, RingerKind, WriteMap};
-use ringmain_wire::{Code, Geometry, Kind, LaneId};
+use ringmain_wire::{Code, ExchangeId, Geometry, Kind, LaneId};
 use tokio::sync::Notify;
 
 pub(crate) use doorbell::{Bells, PeerBell};
@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub exchanges: AtomicU64,
     /// Exchanges ever accepted.
     pub exchanges_total: AtomicU64,
+    /// Bytes of the arena whose loan is out.
+    lent: AtomicU64,
     caller: ReadMap,
     lanes: Box<[Lane]>,
     bell: Arc<PeerBell>,
@@ -79,6 +81,7 @@ impl Session {
             geometry,
             exchanges: AtomicU64::new(0),
             exchanges_total: AtomicU64::new(0),
+            lent: AtomicU64::new(0),
             caller,
             lanes,
             bell,
@@ -98,6 +101,26 @@ impl Session {
     /// The segment that the peer writes.
     pub fn caller(&self) -> &ReadMap {
         &self.caller
+    }
+
+    /// Counts a request's part of the arena as lent. The parts of an honest caller are disjoint, so
+    /// together they are never more than the arena; requests that overlap would have the broker
+    /// read, and copy, many times what its peer wrote.
+    pub fn lend(&self, bytes: u64) -> Result<(), Violation> {
+        let arena = self.geometry.arena_bytes();
+        let lent = self.lent.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if lent <= arena {
+            return Ok(());
+        }
+        let text = format!("requests in flight share an arena of {arena} bytes and name {lent}");
+        Err(Violation::new(Code::ViolationEntry, text))
+    }
+
+    /// A lent part of the arena goes back to the caller, who has to be rung afterwards.
+    pub fn return_loan(&self, lane: LaneId, id: ExchangeId, bytes: u64) {
+        // Before the loan word is stored: the caller's next request is counted after it.
+        self.lent.fetch_sub(bytes, Ordering::Relaxed);
+        self.lane(lane).return_loan(id);
     }
 
     /// Wakes the peer if it sleeps: after a batch of publications, before waiting.

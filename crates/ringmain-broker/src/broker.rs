@@ -19,6 +19,7 @@ use crate::config::BrokerConfig;
 use crate::counters::{Live, Snapshot, State};
 use crate::drain::{self, DrainReport};
 use crate::failure::Failure;
+use crate::lines::{Leave, Lines, Subject};
 use crate::listen;
 use crate::log_id::{LogId, LogIds, mix};
 use crate::record::Record;
@@ -63,6 +64,7 @@ pub struct Broker {
     refusals: Semaphore,
     refusal_lines: Mutex<RateBucket>,
     nameless: Mutex<RateBucket>,
+    lines: Lines,
 }
 
 /// What the broker does.
@@ -107,6 +109,7 @@ impl Broker {
             refusals: Semaphore::new(REFUSALS_MAX),
             refusal_lines: Mutex::new(RateBucket::new(REFUSAL_LINES_PER_S, monotonic_ns())),
             nameless: Mutex::new(RateBucket::new(NAMELESS_PER_S, monotonic_ns())),
+            lines: Lines::default(),
         })
     }
 
@@ -215,6 +218,10 @@ impl Broker {
         self.nameless.lock().take(monotonic_ns())
     }
 
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
     pub(crate) fn log_id(&self) -> LogId {
         self.log_ids.next()
     }
@@ -285,7 +292,9 @@ impl Broker {
         self.live.touch();
         let Identity { uid, pid, .. } = session.peer;
         let bell = session.bell_kind();
-        tracing::info!(session = session.id, uid, pid, ?bell, "session attached");
+        if let Some(Leave { suppressed }) = self.lines.leave(uid, Subject::Session) {
+            tracing::info!(session = session.id, uid, pid, suppressed, ?bell, "session attached");
+        }
         Listed { broker: self.clone(), session: session.clone() }
     }
 

@@ -15,6 +15,7 @@ use crate::broker::{Broker, Phase};
 use crate::egress::LaneEgress;
 use crate::failure::{Failure, Violation};
 use crate::intake::{Body, Copies, HeadCopy, chunk_bytes};
+use crate::lines::{Leave, Subject};
 use crate::loan::Loan;
 use crate::log_id::LogId;
 use crate::pipeline::{self, Inbound};
@@ -96,7 +97,7 @@ pub(crate) fn start(
         Err(failure) => {
             broker.live().refused(failure.code);
             egress.finish(Kind::Error, &failure.payload(id, 0, 0));
-            Record::new().tell(session, id, Some(failure.code));
+            Record::new().tell(broker, session, id, Some(failure.code));
             return Ok(());
         }
     };
@@ -152,7 +153,7 @@ impl Exchange {
             Ok(Ended { payload, rest }) => {
                 egress.finish(Kind::End, &payload);
                 drop(held);
-                record.tell(&session, id, None);
+                record.tell(&broker, &session, id, None);
                 // The caller has its END; what is left of the answer only saves a connection.
                 let _ = tokio::time::timeout(SETTLE, rest.settle()).await;
             }
@@ -160,7 +161,7 @@ impl Exchange {
                 let payload = failure.payload(id, record.attempts, record.bytes);
                 egress.finish(Kind::Error, &payload);
                 drop(held);
-                record.tell(&session, id, Some(failure.code));
+                record.tell(&broker, &session, id, Some(failure.code));
             }
         }
     }
@@ -235,13 +236,20 @@ impl Record {
     }
 
     /// The log line.
-    fn tell(&self, session: &Session, id: LogId, code: Option<Code>) {
+    fn tell(&self, broker: &Broker, session: &Session, id: LogId, code: Option<Code>) {
+        // What reached no provider costs its caller nothing, so its lines are counted.
+        let leave = match self.is_dispatched {
+            true => Some(Leave { suppressed: None }),
+            false => broker.lines().leave(session.peer.uid, Subject::Exchange),
+        };
+        let Some(Leave { suppressed }) = leave else { return };
         let since = |at: std::time::Instant| at.saturating_duration_since(self.started);
         tracing::info!(
             %id,
             uid = session.peer.uid,
             pid = session.peer.pid,
             session = session.id,
+            suppressed,
             route = %self.route,
             endpoint = %self.endpoint,
             attempts = self.attempts,

@@ -31,6 +31,7 @@ mod egress;
 mod exchange;
 mod failure;
 mod intake;
+mod lines;
 mod listen;
 mod loan;
 mod log_id;

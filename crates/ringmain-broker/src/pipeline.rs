@@ -58,7 +58,10 @@ pub(crate) async fn run<E: Egress>(
     let answer = {
         let call = call(&inbound, target, record.progress.clone()).await?;
         record.target(&route.model, target.endpoint.name());
-        dispatch::send(&target.endpoint, call, &record.progress, &inbound.limits).await?
+        let sent = dispatch::send(&target.endpoint, call, &record.progress, &inbound.limits).await;
+        // The endpoint repeats a request that was refused for what it put in itself.
+        record.attempts = record.attempts.max(record.progress.attempts());
+        sent?
     };
     record.status = Some(answer.status);
     relay::run(answer, &mut inbound, egress, record).await

@@ -22,6 +22,7 @@ use super::Session;
 use crate::broker::{Broker, Phase};
 use crate::exchange;
 use crate::failure::Violation;
+use crate::lines::{Leave, Subject};
 use crate::stop::StopCause;
 
 /// Wake-ups in a row that find nothing before the bell is muted. A ring that comes late makes one.
@@ -297,12 +298,22 @@ impl Task {
         }
         let (session, uid, pid) = (self.session.id, peer.uid, peer.pid);
         let exchanges = self.session.exchanges_total.load(Ordering::Relaxed);
-        if let Ending::Violation(Violation { code, .. }) = ending {
+        let violation = match ending {
+            Ending::Violation(Violation { code, .. }) => Some(code),
+            _ => None,
+        };
+        if let Some(code) = violation {
             self.broker.live().refused(code);
-            let code = code.name();
-            tracing::warn!(session, uid, pid, exchanges, code, reason = %text, "session closed");
-        } else {
-            tracing::info!(session, uid, pid, exchanges, reason = %text, "session ended");
+        }
+        let leave = self.broker.lines().leave(uid, Subject::Session);
+        let Some(Leave { suppressed }) = leave else { return };
+        match violation.map(Code::name) {
+            Some(code) => tracing::warn!(
+                session, uid, pid, exchanges, suppressed, code, reason = %text, "session closed"
+            ),
+            None => tracing::info!(
+                session, uid, pid, exchanges, suppressed, reason = %text, "session ended"
+            ),
         }
     }
 }

@@ -33,7 +33,7 @@ const SESSION_FDS: u64 = 8;
 /// Serves until it is told to stop and what was in flight has ended.
 pub fn run(args: &ConfigFile) -> Outcome {
     let config = Config::load(&args.config)?;
-    log::init(config.broker.log);
+    let _flush = log::init(config.broker.log)?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let threads = config.broker.threads(cpus);
     let runtime = runtime(threads)?;

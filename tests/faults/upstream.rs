@@ -1,5 +1,6 @@
 //! What providers do wrong, in each of the three modes.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -148,6 +149,35 @@ fn upstream_that_takes_no_request() {
     // The lent memory is back once the connection is gone: the whole arena can be used again.
     let mut stream = client.submit(&request, body.as_bytes()).unwrap();
     assert_eq!(stream.next().map(|_| ()).unwrap_err().code(), Code::WriteTimeout);
+}
+
+#[test]
+fn upstream_that_refuses_what_the_broker_asks_for_is_asked_twice_and_it_counts() {
+    let refusal = r#"{"error":{"message":"stream_options is unknown"}}"#;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let broker = Broker::start(listener.local_addr().unwrap(), BrokerFile::default());
+    let provider = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") {
+                let mut bytes = [0; 4096];
+                let read = stream.read(&mut bytes).unwrap();
+                assert!(read > 0, "the request ended early");
+                request.extend_from_slice(&bytes[..read]);
+            }
+            let length = refusal.len();
+            let head = format!("HTTP/1.1 400 X\r\nconnection: close\r\ncontent-length: {length}");
+            write!(stream, "{head}\r\n\r\n{refusal}").unwrap();
+        }
+    });
+    let request = Request::new("tiny", "/chat/completions").mode(Mode::Deltas);
+    let client = client(&broker);
+    let mut stream = client.submit(&request, peer::chat("x").as_bytes()).unwrap();
+    let error = stream.next().map(|_| ()).unwrap_err();
+    assert_eq!(error.code(), Code::UpstreamStatus, "{error}");
+    broker.await_log("attempts=2");
+    provider.join().unwrap();
 }
 
 #[test]

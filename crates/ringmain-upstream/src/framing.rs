@@ -5,7 +5,7 @@
 //! before its END_STREAM; and a body over HTTP/1 that has neither length nor chunks and ends with
 //! its connection, which looks the same when its sender died. So the length is compared here too,
 //! and without one the end must be a framed one. A stream that has shown its terminal marker does
-//! not come to this; a plain body has no other marker than its frame.
+//! not come to this, except in mode body; a plain body has no other marker than its frame.
 //!
 //! The words of an error status need no proof: the status stands without them.
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringmain_ring::Push;
-use ringmain_upstream::{Answer, AnswerBody, Decoder, Verdict};
+use ringmain_upstream::{Answer, AnswerBody, Decoder, UpstreamError, Verdict};
 use ringmain_wire::frame::lines_of;
 use ringmain_wire::{Code, Kind, ResponseHead, Sent, Stage};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -56,8 +56,9 @@ pub(crate) async fn run<E: Egress>(
         }
         relay.egress.flush();
         match next_chunk(&mut answer.body, &mut patience, relay.record).await? {
-            Some(chunk) => decoder.feed(chunk),
-            None => decoder.end_of_body(),
+            Ok(Some(chunk)) => decoder.feed(chunk),
+            Ok(None) => decoder.end_of_body(),
+            Err(broken) => decoder.broken(broken)?,
         }
     }
 }
@@ -163,10 +164,10 @@ async fn next_chunk(
     body: &mut AnswerBody,
     patience: &mut Patience<'_>,
     record: &Record,
-) -> Result<Option<Bytes>, Failure> {
+) -> Result<Result<Option<Bytes>, UpstreamError>, Failure> {
     tokio::select! {
         biased;
-        chunk = body.chunk() => chunk.map_err(Failure::from),
+        chunk = body.chunk() => Ok(chunk),
         () = patience.ends() => Err(silent(patience.limit, record)),
     }
 }

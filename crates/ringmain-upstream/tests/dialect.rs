@@ -269,7 +269,7 @@ fn a_failure_tells_how_far_the_answer_had_come() {
     // An error status survives the loss of its explanation.
     let mut refused = Decoder::new(DecoderConfig::new(Mode::Deltas, CHAT, 503, SSE));
     let lost = UpstreamError::new(Code::UpstreamReset, Stage::Relay, error.sent, "reset");
-    assert_eq!(refused.broken(lost).http_status, Some(503));
+    assert_eq!(refused.broken(lost).unwrap_err().http_status, Some(503));
 }
 
 #[test]

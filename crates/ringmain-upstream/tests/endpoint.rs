@@ -161,7 +161,11 @@ async fn read(mut answer: Answer) -> (Vec<(Kind, Vec<u8>)>, Option<UpstreamError
         match answer.body.chunk().await {
             Ok(Some(chunk)) => decoder.feed(chunk),
             Ok(None) => decoder.end_of_body(),
-            Err(error) => return (pieces, Some(decoder.broken(error))),
+            Err(error) => {
+                if let Err(error) = decoder.broken(error) {
+                    return (pieces, Some(error));
+                }
+            }
         }
     }
 }
@@ -397,7 +401,11 @@ async fn a_plain_body_that_ends_with_its_connection_is_not_proven_whole() {
         assert_eq!(code(cut("200 X", &length, body.as_bytes()), mode).await, None, "{mode:?}");
     }
     let stream = [HELLO, DONE].concat();
-    assert_eq!(code(cut("200 X", EVENTS, &stream), Mode::Deltas).await, None);
+    for mode in [Mode::Deltas, Mode::Events, Mode::Body] {
+        assert_eq!(code(cut("200 X", EVENTS, &stream), mode).await, None, "{mode:?}");
+        let lost = code(cut("200 X", EVENTS, HELLO), mode).await;
+        assert_eq!(lost, Some(Code::UpstreamTruncated), "{mode:?}");
+    }
     assert_eq!(code(cut("204 X", "", b""), Mode::Body).await, None);
     // The status of a refusal stands without its words.
     let refused = code(cut("429 X", json, b"{"), Mode::Deltas).await;

@@ -19,7 +19,8 @@
 //! The end is good only after the provider's terminal marker: `[DONE]`, or a finish reason of
 //! every choice and then a correctly framed end of the body; for the responses API
 //! `response.completed`, `.failed` or `.incomplete`; for everything else the framed end alone.
-//! Nothing behind the marker is delivered, except in mode body, where the framed end must follow.
+//! Nothing behind the marker is delivered, except in mode body, which passes on all that comes;
+//! how the body then ends does not matter any more.
 
 mod chat;
 pub(crate) mod failure;
@@ -123,7 +124,7 @@ pub enum Verdict<'a> {
 ///     match body.chunk().await {
 ///         Ok(Some(chunk)) => decoder.feed(chunk),
 ///         Ok(None) => decoder.end_of_body(),
-///         Err(error) => { ERROR(decoder.broken(error)); break }
+///         Err(error) => decoder.broken(error)?, // unless the marker had come: ERROR
 ///     }
 /// }
 /// ```
@@ -221,14 +222,21 @@ impl Decoder {
         }
     }
 
-    /// The error to report when the body broke with `error`: the status that the provider gave
-    /// says more than the loss of its explanation. The stage is set to how far the answer came.
-    #[must_use]
-    pub fn broken(&mut self, error: UpstreamError) -> UpstreamError {
-        if let Reading::Refusal(body) = &self.reading {
-            return self.refusal(body);
+    /// Says that the body broke with `error`. What its terminal marker had closed before is whole
+    /// all the same.
+    ///
+    /// # Errors
+    /// The error to report: the status that the provider gave says more than the loss of its
+    /// explanation. The stage is set to how far the answer came.
+    pub fn broken(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
+        if self.marked {
+            self.end_of_body();
+            return Ok(());
         }
-        UpstreamError { stage: self.stage(), ..error }
+        Err(match &self.reading {
+            Reading::Refusal(body) => self.refusal(body),
+            _ => UpstreamError { stage: self.stage(), ..error },
+        })
     }
 
     /// The next piece; `None` when more bytes are needed or the answer has ended.

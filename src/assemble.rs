@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use ringmain_broker::{Allow, BrokerConfig, Route, RouteError, RouteTable, Target};
+use ringmain_broker::{
+    Allow, BrokerConfig, ProducerRule, Route, RouteError, RouteTable, Server, Target,
+};
 use ringmain_upstream::{Endpoint, EndpointConfig, EndpointError};
 
-use crate::config::{Config, ConfigError, EndpointSection, Fault, Identity, RouteSection};
+use crate::config::{
+    Config, ConfigError, EndpointSection, Fault, Identity, ProducerSection, RouteSection,
+};
 
 /// The broker's settings. `counters` names the segment that `ringmain status` reads.
 pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
@@ -17,6 +21,7 @@ pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
         None => standard,
     };
     broker.drain = section.drain;
+    broker.loan = section.loan;
     broker.quotas = config.quota;
     broker.limits = config.limits;
     broker.counters = Some(counters);
@@ -50,7 +55,8 @@ pub fn route_table(
         return Err(ConfigError::Faults { path: config.path.clone(), faults }.into());
     }
     let routes = config.routes.iter().map(route).collect();
-    Ok(RouteTable::new(routes, endpoints)?)
+    let producers = config.producers.iter().map(producer).collect();
+    Ok(RouteTable::new(routes, endpoints)?.with_producers(producers))
 }
 
 /// Why a configuration that reads well makes no broker.
@@ -82,9 +88,18 @@ fn endpoint_fault(section: &EndpointSection, error: &EndpointError) -> Fault {
     Fault { line: section.key_line, key, sentence: error.to_string() }
 }
 
+fn producer(section: &ProducerSection) -> ProducerRule {
+    let trusted = Allow::standard(None);
+    let allow = section.allow.as_deref().map(|list| with_identities(trusted, list));
+    ProducerRule { name: section.name.clone(), allow }
+}
+
 fn route(section: &RouteSection) -> Route {
     let target = |target: &crate::config::Target| {
-        let mut serving = Target::new(target.endpoint.as_str());
+        let mut serving = match &target.server {
+            Server::Endpoint(name) => Target::new(name.as_str()),
+            Server::Producer(name) => Target::producer(name.as_str()),
+        };
         serving.model = target.model.clone();
         serving.weight = target.weight;
         serving

@@ -60,7 +60,8 @@ fn check_says_what_a_good_file_would_serve() {
 #[test]
 fn the_example_with_every_key_set_is_good_too() {
     let example = include_str!("../ringmain.example.toml");
-    let is_key = |line: &&str| line.starts_with('#') && line.contains(" = ");
+    let is_key =
+        |line: &&str| line.starts_with("#[[") || line.starts_with('#') && line.contains(" = ");
     // What would need other things of this host stays a comment.
     let foreign = ["#socket_group", "#allow", "#key_file", "#key_env"];
     let set: Vec<_> = example

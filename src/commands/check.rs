@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use ringmain_broker::Server;
 use ringmain_upstream::KeySource;
 
 use crate::assemble::route_table;
@@ -35,6 +36,11 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
         };
         writeln!(out, "endpoint {} at {}, {key}", endpoint.name, endpoint.base_url)?;
     }
+    for producer in &config.producers {
+        let allow = producer.allow.as_deref().map(listed);
+        let who = allow.map(|list| format!(" for {list}")).unwrap_or_default();
+        writeln!(out, "producer {}{who}", producer.name)?;
+    }
     for route in &config.routes {
         writeln!(out, "route    {} to {}", route.model, targets(route))?;
     }
@@ -42,9 +48,15 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn targets(route: &RouteSection) -> String {
-    let told = route.targets.iter().map(|target| match &target.model {
-        Some(model) => format!("{} as {model}", target.endpoint),
-        None => target.endpoint.clone(),
+    let told = route.targets.iter().map(|target| {
+        let server = match &target.server {
+            Server::Endpoint(name) => name.clone(),
+            Server::Producer(name) => format!("producer {name}"),
+        };
+        match &target.model {
+            Some(model) => format!("{server} as {model}"),
+            None => server,
+        }
     });
     let mut text = told.collect::<Vec<_>>().join(", ");
     if let Some(allow) = &route.allow {

@@ -21,6 +21,8 @@ pub struct BrokerSection {
     pub allow: Option<Vec<Identity>>,
     /// How long exchanges in flight may go on after a request to stop.
     pub drain: Duration,
+    /// How long a producer may take to let go of an exchange that is over.
+    pub loan: Duration,
     /// Threads of the runtime.
     pub threads: Option<usize>,
     /// Least level of the log.
@@ -35,6 +37,7 @@ impl Default for BrokerSection {
             socket_group: None,
             allow: None,
             drain: Duration::from_secs(120),
+            loan: Duration::from_secs(60),
             threads: None,
             log: LevelFilter::INFO,
         }
@@ -52,6 +55,7 @@ impl BrokerSection {
             socket_group: table.parsed("socket_group", identity::gid).map(|at| at.value),
             allow: read_allow(&mut table),
             drain: table.duration("drain").unwrap_or(usual.drain),
+            loan: table.duration("loan").unwrap_or(usual.loan),
             // Bound: more threads than this only add wake-ups.
             threads: table.integer("threads", 1..=256).map(|threads| threads as usize),
             log: table.parsed("log", parse_level).map_or(usual.log, |at| at.value),

@@ -101,7 +101,7 @@ fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> (KeySource, usize) {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     // Bound: what a response head carries of it.
     match name {

@@ -4,6 +4,7 @@ mod broker;
 mod endpoint;
 mod identity;
 mod limits;
+mod producer;
 mod report;
 mod route;
 mod section;
@@ -21,6 +22,7 @@ use toml::de::DeTable;
 pub use broker::BrokerSection;
 pub use endpoint::EndpointSection;
 pub use identity::Identity;
+pub use producer::ProducerSection;
 pub use report::Fault;
 pub use route::{RouteSection, Target};
 pub use socket::{SOCKET_VARIABLE, client_candidates, server_socket};
@@ -44,6 +46,8 @@ pub struct Config {
     pub quota: Quotas,
     /// The upstream addresses.
     pub endpoints: Vec<EndpointSection>,
+    /// Who may answer requests on this host.
+    pub producers: Vec<ProducerSection>,
     /// Which model goes where.
     pub routes: Vec<RouteSection>,
 }
@@ -115,7 +119,9 @@ fn read_root(mut root: Section<'_>, path: &Path) -> Config {
     let anchor = KeyFolder::of(path);
     let endpoints = endpoint::read_all(root.tables("endpoint"), &anchor);
     let tables = root.tables("route");
-    if endpoints.is_empty() {
+    let producers = producer::read_all(root.tables("producer"));
+    // Routes may lead to producers alone.
+    if endpoints.is_empty() && tables.is_empty() {
         root.fault(0..0, "endpoint", "at least one [[endpoint]] is required");
     } else if tables.is_empty() && endpoints.len() > 1 {
         let sentence = "is required when there is more than one [[endpoint]]";
@@ -126,7 +132,7 @@ fn read_root(mut root: Section<'_>, path: &Path) -> Config {
         false => route::read_all(tables, &endpoints),
     };
     root.finish();
-    Config { path: path.to_owned(), broker, limits, quota, endpoints, routes }
+    Config { path: path.to_owned(), broker, limits, quota, endpoints, producers, routes }
 }
 
 /// The folder from which relative key files are read: that of the service manager's credentials

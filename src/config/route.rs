@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use ringmain_broker::Server;
 use ringmain_wire::limits::ROUTE_BYTES_MAX;
 use toml::Spanned;
 use toml::de::DeValue;
 
 use super::broker::read_allow;
-use super::endpoint::EndpointSection;
+use super::endpoint::{EndpointSection, check_name};
 use super::identity::Identity;
 use super::report::did_you_mean;
 use super::section::{Section, wrong_type};
@@ -23,21 +24,22 @@ pub struct RouteSection {
     pub allow: Option<Vec<Identity>>,
 }
 
-/// One endpoint of a route.
+/// One endpoint or producer of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Name of the endpoint.
-    pub endpoint: String,
-    /// The endpoint's own name for the model, when it differs.
+    /// Who answers, by name.
+    pub server: Server,
+    /// Its own name for the model, when it differs.
     pub model: Option<String>,
-    /// Share of the requests, relative to the other endpoints of the route.
+    /// Share of the requests, relative to the others of the route.
     pub weight: u32,
 }
 
 impl RouteSection {
     /// The route of a file with one endpoint and no route.
     pub(super) fn everything(endpoint: &EndpointSection) -> RouteSection {
-        let target = Target { endpoint: endpoint.name.clone(), model: None, weight: 1 };
+        let server = Server::Endpoint(endpoint.name.clone());
+        let target = Target { server, model: None, weight: 1 };
         RouteSection { model: "*".to_owned(), targets: vec![target], allow: None }
     }
 }
@@ -99,16 +101,29 @@ fn read_target<'a>(
         return None;
     }
     let mut target = table.inner("endpoints", value)?;
-    let name = target.required_text("name");
+    let server = read_server(&mut target, endpoints);
     let model = target.parsed("model", |text| check_model(text).map(|()| text.to_owned()));
     let weight = target.integer("weight", 1..=1_000_000);
-    let name = name.and_then(|at| known_endpoint(&target, at.value, at.span, endpoints));
     target.finish();
     Some(Target {
-        endpoint: name?,
+        server: server?,
         model: model.map(|at| at.value),
         weight: weight.map_or(1, |weight| weight as u32),
     })
+}
+
+/// `name` of an endpoint, or `producer`.
+fn read_server(target: &mut Section<'_>, endpoints: &[EndpointSection]) -> Option<Server> {
+    let producer = target.parsed("producer", |name| check_name(name).map(|()| name.to_owned()));
+    if !target.has("producer") {
+        let name = target.required_text("name")?;
+        let known = known_endpoint(target, name.value, name.span, endpoints);
+        return known.map(Server::Endpoint);
+    }
+    if let Some(name) = target.text("name") {
+        target.fault(name.span, "name", "stands beside `producer`; keep one of the two");
+    }
+    producer.map(|at| Server::Producer(at.value))
 }
 
 fn known_endpoint(

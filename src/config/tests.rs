@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ringmain_broker::Server;
 use ringmain_upstream::{Http2, KeySource, Stored, UsageSplice};
 
 use super::*;
@@ -95,8 +96,32 @@ fn one_endpoint_without_a_route_takes_every_model() {
     let config = parse("[[endpoint]]\nname = \"a\"\nbase_url = \"http://h/v1\"\n").unwrap();
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].model, "*");
-    assert_eq!(config.routes[0].targets[0].endpoint, "a");
+    assert_eq!(config.routes[0].targets[0].server, Server::Endpoint("a".to_owned()));
     assert_eq!(config.broker, BrokerSection::default());
+}
+
+#[test]
+fn routes_may_lead_to_producers_alone() {
+    let text = r#"
+[[producer]]
+name = "words"
+allow = ["uid:4242"]
+[[route]]
+model = "m"
+endpoints = [{ producer = "words", model = "w" }, { producer = "other" }]
+"#;
+    let config = parse(text).unwrap();
+    let allow = Some(vec![Identity::Uid(4242)]);
+    assert_eq!(config.producers, [ProducerSection { name: "words".to_owned(), allow }]);
+    let targets = &config.routes[0].targets;
+    assert_eq!(targets[0].server, Server::Producer("words".to_owned()));
+    assert_eq!(targets[0].model.as_deref(), Some("w"));
+    let found = faults(
+        "[[producer]]\nname = \"a b\"\n[[route]]\nmodel = \"m\"\n\
+         endpoints = [{ producer = \"p\", name = \"e\" }]\n",
+    );
+    assert!(found[0].starts_with("line 2: producer \"a b\".name: "), "{found:?}");
+    assert!(found[1].ends_with("stands beside `producer`; keep one of the two"), "{found:?}");
 }
 
 #[test]

@@ -17,7 +17,10 @@ use tokio::time::timeout;
 use crate::account::Charge;
 use crate::allow::Identity;
 use crate::broker::Broker;
-use crate::session::task::{self, BellEnd, SessionIo};
+use crate::listen::permit;
+use crate::producer::{self, Producer};
+use crate::session::task::{self, SessionIo};
+use crate::session::watch::{Watch, WatchParts};
 use crate::session::{Session, SessionParts};
 
 /// A connection that may attach.
@@ -29,12 +32,17 @@ pub(crate) struct Admission {
 
 /// A session that was made and not yet told to its peer.
 struct Made {
-    session: Arc<Session>,
-    io: SessionIo,
+    work: Work,
     welcome: Welcome,
     /// In the order of the Welcome: the segment that the peer writes, the one that it reads, the
     /// bell of the broker, the bell of the peer.
     fds: [OwnedFd; 4],
+}
+
+/// What runs once the peer is welcome.
+enum Work {
+    Caller(Arc<Session>, SessionIo),
+    Producer(Arc<Producer>, Watch),
 }
 
 /// Takes a connection to its refusal or to the end of its session.
@@ -44,12 +52,18 @@ pub(crate) async fn run(
     admission: Result<Admission, Refused>,
 ) {
     match attach(&broker, control, admission).await {
-        Ok(Made { session, io, welcome, fds }) => {
-            if let Err(error) = send_welcome(&io.control, welcome, fds) {
-                tracing::debug!(session = session.id, %error, "the peer left before its Welcome");
+        Ok(Made { work, welcome, fds }) => {
+            if let Err(error) = send_welcome(work.watch().control(), welcome, fds) {
+                let session = welcome.session;
+                tracing::debug!(session, %error, "the peer left before its Welcome");
                 return;
             }
-            task::run(broker, session, io).await;
+            match work {
+                Work::Caller(session, io) => task::run(broker, session, io).await,
+                Work::Producer(producer, watch) => {
+                    producer::task::run(broker, producer, watch).await;
+                }
+            }
         }
         Err(refused) => {
             broker.live().refused(refused.code);
@@ -79,10 +93,15 @@ async fn attach(
     };
     let made = match (admission, heard) {
         (Err(refused), _) | (Ok(_), Err(refused)) => Err(refused),
-        (Ok(admission), Ok((hello, ready))) => make(broker, &control, ready, &hello, admission),
+        (Ok(admission), Ok((hello, ready))) => match hello.role {
+            Role::Caller => make(broker, &control, &hello, admission)
+                .map(|parts| (Either::Caller(parts), ready)),
+            Role::Responder => producer::attach::make(broker, &control, &hello, admission)
+                .map(|parts| (Either::Producer(parts), ready)),
+        },
     };
     match made {
-        Ok(parts) => Ok(parts.with(control)),
+        Ok((parts, ready)) => Ok(parts.with(control, ready)),
         Err(refused) => {
             // A peer that does not take its refusal finds the connection closed.
             let _ = control.send(&Message::Refused(refused.clone()).encode(), &[]);
@@ -103,10 +122,7 @@ async fn hear(broker: &Broker, control: &Control) -> Result<(Hello, Readiness), 
         return Err(Refused::new(Code::BadHello, "a Hello is one datagram without descriptors"));
     }
     match Message::parse(&datagram[..received.bytes]) {
-        Ok(Message::Hello(hello)) if hello.role == Role::Caller => Ok((hello, ready)),
-        Ok(Message::Hello(_)) => {
-            Err(Refused::new(Code::BadHello, "this broker takes callers and no producers"))
-        }
+        Ok(Message::Hello(hello)) => Ok((hello, ready)),
         Ok(_) => Err(Refused::new(Code::BadHello, "the first message is not a Hello")),
         Err(error @ ControlError::Abi { .. }) => Err(Refused::new(Code::Abi, error.to_string())),
         Err(error) => Err(Refused::new(Code::BadHello, error.to_string())),
@@ -132,21 +148,27 @@ struct Parts {
     session: Arc<Session>,
     submissions: SubmissionReader<ringmain_shm::ReadMap>,
     armed: Armed<ringmain_shm::WriteMap>,
-    control_ready: Readiness,
     bell: Readiness,
     exited: Readiness,
     welcome: Welcome,
     fds: [OwnedFd; 4],
 }
 
+/// The same for either role.
+enum Either {
+    Caller(Parts),
+    Producer(producer::attach::Parts),
+}
+
 /// Charges, makes and fills the two segments and the two bells.
 fn make(
     broker: &Arc<Broker>,
     control: &Control,
-    control_ready: Readiness,
     hello: &Hello,
     admission: Admission,
 ) -> Result<Parts, Refused> {
+    // One who may come in as a producer is no caller by that.
+    permit(broker, &admission.identity)?;
     let Admission { identity, pidfd, charge } = admission;
     let (geometry, uid) = (hello.geometry, identity.uid);
     let bytes = broker.ledger().charge(uid, Slot::SegmentBytes, geometry.session_bytes());
@@ -179,7 +201,6 @@ fn make(
             session,
             submissions,
             armed,
-            control_ready,
             bell: Readiness::new(own_bell.into())?,
             exited: Readiness::new(pidfd)?,
             welcome: welcome(broker, id, geometry),
@@ -189,16 +210,34 @@ fn make(
     made().map_err(|error| inside(&error))
 }
 
-impl Parts {
-    fn with(self, control: Control) -> Made {
-        let Parts { session, submissions, armed, control_ready, bell, exited, welcome, fds } = self;
-        let bell = BellEnd::Listening(bell);
-        let io = SessionIo { submissions, armed, control, control_ready, bell, exited };
-        Made { session, io, welcome, fds }
+impl Either {
+    fn with(self, control: Control, control_ready: Readiness) -> Made {
+        match self {
+            Either::Caller(parts) => {
+                let Parts { session, submissions, armed, bell, exited, welcome, fds } = parts;
+                let watch = Watch::new(WatchParts { control, control_ready, bell, exited });
+                let work = Work::Caller(session, SessionIo { submissions, armed, watch });
+                Made { work, welcome, fds }
+            }
+            Either::Producer(parts) => {
+                let producer::attach::Parts { producer, bell, exited, welcome, fds } = parts;
+                let watch = Watch::new(WatchParts { control, control_ready, bell, exited });
+                Made { work: Work::Producer(producer, watch), welcome, fds }
+            }
+        }
     }
 }
 
-fn welcome(broker: &Broker, id: u64, geometry: Geometry) -> Welcome {
+impl Work {
+    fn watch(&self) -> &Watch {
+        match self {
+            Work::Caller(_, io) => &io.watch,
+            Work::Producer(_, watch) => watch,
+        }
+    }
+}
+
+pub(crate) fn welcome(broker: &Broker, id: u64, geometry: Geometry) -> Welcome {
     let mut welcome = Welcome::new(id, broker.epoch(), monotonic_ns(), geometry);
     let total = broker.config().limits.total.as_nanos();
     welcome.deadline_ns_max = u64::try_from(total).unwrap_or(u64::MAX);
@@ -223,6 +262,6 @@ fn no_hello(broker: &Broker) -> Refused {
     Refused::new(Code::BadHello, text)
 }
 
-fn inside(error: &io::Error) -> Refused {
+pub(crate) fn inside(error: &io::Error) -> Refused {
     Refused::new(Code::Internal, format!("the session could not be made: {error}"))
 }

@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::lines::{Leave, Lines, Subject};
 use crate::listen;
 use crate::log_id::{LogId, LogIds, mix};
+use crate::producer::{Producer, Producers};
 use crate::record::Record;
 use crate::relay::Ended;
 use crate::routes::RouteTable;
@@ -51,6 +52,7 @@ pub struct Broker {
     live: Live,
     phase: AtomicU8,
     sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
+    producers: Producers,
     /// Told whenever an exchange or a session ends while the broker drains.
     changed: Notify,
     /// Exchanges whose terminal is not written yet: what a drain waits for.
@@ -85,6 +87,12 @@ pub(crate) struct Listed {
     session: Arc<Session>,
 }
 
+/// The same for a producer.
+pub(crate) struct ListedProducer {
+    broker: Arc<Broker>,
+    producer: Arc<Producer>,
+}
+
 impl Broker {
     /// A broker that serves nobody yet.
     pub fn new(config: BrokerConfig, table: RouteTable) -> Arc<Broker> {
@@ -98,6 +106,7 @@ impl Broker {
             live: Live::new(),
             phase: AtomicU8::new(Phase::Serving as u8),
             sessions: Mutex::new(BTreeMap::new()),
+            producers: Producers::default(),
             changed: Notify::new(),
             unfinished: AtomicU64::new(0),
             next_session: AtomicU64::new(1),
@@ -242,6 +251,7 @@ impl Broker {
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
         self.all_sessions().iter().for_each(|session| session.tell());
+        self.producers.all().iter().for_each(|producer| producer.tell());
         self.live.touch();
     }
 
@@ -283,7 +293,32 @@ impl Broker {
     }
 
     pub(crate) fn session_count(&self) -> usize {
-        self.sessions.lock().len()
+        self.sessions.lock().len() + self.producers.count()
+    }
+
+    /// The attached producers.
+    pub(crate) fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    pub(crate) fn enlist_producer(self: &Arc<Self>, producer: &Arc<Producer>) -> ListedProducer {
+        self.producers.add(producer);
+        self.live.sessions_total.fetch_add(1, Relaxed);
+        self.live.touch();
+        let Identity { uid, pid, .. } = producer.peer;
+        let (session, bell, name) = (producer.id, producer.bell_kind(), &producer.name);
+        if let Some(Leave { suppressed }) = self.lines.leave(uid, Subject::Session) {
+            tracing::info!(
+                session,
+                uid,
+                pid,
+                suppressed,
+                ?bell,
+                producer = name,
+                "producer attached"
+            );
+        }
+        ListedProducer { broker: self.clone(), producer: producer.clone() }
     }
 
     pub(crate) fn enlist(self: &Arc<Self>, session: &Arc<Session>) -> Listed {
@@ -307,6 +342,15 @@ impl Broker {
             Err(failure) if record.is_dispatched => self.live.failed(failure.code),
             Err(failure) => self.live.refused(failure.code),
         }
+    }
+}
+
+impl Drop for ListedProducer {
+    fn drop(&mut self) {
+        self.broker.producers.remove(&self.producer);
+        self.producer.abandon();
+        self.broker.changed.notify_waiters();
+        self.broker.live.touch();
     }
 }
 

@@ -32,6 +32,9 @@ pub struct BrokerConfig {
     pub body_bytes_max: u64,
     /// Most bytes of a request body that has to be looked into, and so is copied.
     pub copied_body_bytes_max: u64,
+    /// How long a producer may take to let go of an exchange that is over: to end it, and to give
+    /// its memory back. A producer that takes longer loses its session.
+    pub loan: Duration,
     /// Name of the counters segment, as [`counters::segment_name`](crate::counters::segment_name)
     /// makes it; `None` for none.
     pub counters: Option<String>,
@@ -51,6 +54,7 @@ impl Default for BrokerConfig {
             hello: Duration::from_secs(2),
             body_bytes_max: 256 << 20,
             copied_body_bytes_max: 32 << 20,
+            loan: Duration::from_secs(60),
             counters: None,
             counters_gid: None,
             compat: Compat::default(),

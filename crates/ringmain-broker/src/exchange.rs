@@ -155,7 +155,9 @@ impl Exchange {
                 drop(held);
                 record.tell(&broker, &session, id, None);
                 // The caller has its END; what is left of the answer only saves a connection.
-                let _ = tokio::time::timeout(SETTLE, rest.settle()).await;
+                if let Some(rest) = rest {
+                    let _ = tokio::time::timeout(SETTLE, rest.settle()).await;
+                }
             }
             Err(failure) => {
                 let payload = failure.payload(id, record.attempts, record.bytes);
@@ -202,6 +204,8 @@ impl Exchange {
             flags: request.flags,
             caller: &session.peer,
             routes: broker.routes(),
+            producers: broker.producers(),
+            deadline_ns: self.deadline.at_ns,
             limits: broker.config().limits,
             body_bytes_max: broker.config().body_bytes_max,
             copied_body_bytes_max: broker.config().copied_body_bytes_max,
@@ -229,16 +233,19 @@ impl Record {
     /// How far the exchange has come, for whoever ends it from outside.
     fn reached(&self) -> (Stage, Sent) {
         match (self.is_dispatched, self.first_content) {
-            (false, _) => (Stage::Intake, Sent::No),
-            (true, None) => (self.progress.stage(), self.progress.sent()),
+            (false, _) => self.produced.unwrap_or((Stage::Intake, Sent::No)),
+            (true, None) => {
+                self.produced.unwrap_or_else(|| (self.progress.stage(), self.progress.sent()))
+            }
             (true, Some(_)) => (Stage::Relay, Sent::Yes),
         }
     }
 
     /// The log line.
     fn tell(&self, broker: &Broker, session: &Session, id: LogId, code: Option<Code>) {
-        // What reached no provider costs its caller nothing, so its lines are counted.
-        let leave = match self.is_dispatched {
+        // What reached no provider costs its caller nothing, so its lines are counted; so does what
+        // a producer of another uid than the broker's own answers.
+        let leave = match self.is_dispatched && !self.is_free {
             true => Some(Leave { suppressed: None }),
             false => broker.lines().leave(session.peer.uid, Subject::Exchange),
         };

@@ -128,6 +128,12 @@ impl Body {
         Ok(Bytes::from_owner(copied))
     }
 
+    /// Copies a piece of the body into memory of our own, `out.len()` bytes from `at`, which is a
+    /// multiple of 8.
+    pub fn copy_piece(&self, at: usize, out: &mut [u8]) {
+        self.caller.copy_out(self.offset + at, out);
+    }
+
     /// Lets go of the loan: nothing will be sent from here again.
     pub fn release(&mut self) {
         if let Some(loan) = self.loan.take() {

@@ -14,6 +14,7 @@
 //! | `session` | one attached process: its task, its lanes, its bell |
 //! | `exchange` | one request's task: stop, deadline, exactly one terminal, one log line |
 //! | `intake`, `pipeline`, `dispatch`, `relay` | a request's way to an endpoint and back |
+//! | `producer` | local processes that answer requests: the same rings, the roles swapped |
 //! | `egress`, `loan` | the way to the caller; the chunk that its request lies in |
 //! | [`routes`], [`allow`] | which endpoint serves a model, for whom |
 //! | [`counters`] | what `ringmain status` reads |
@@ -36,6 +37,7 @@ mod listen;
 mod loan;
 mod log_id;
 mod pipeline;
+mod producer;
 mod record;
 mod relay;
 pub mod routes;
@@ -46,4 +48,4 @@ pub use allow::{Allow, Identity};
 pub use broker::Broker;
 pub use config::BrokerConfig;
 pub use drain::DrainReport;
-pub use routes::{Route, RouteError, RouteTable, Target};
+pub use routes::{ProducerRule, Route, RouteError, RouteTable, Server, Target};

@@ -1,5 +1,6 @@
 //! How many log lines one uid may cause by what costs it nothing: sessions that come and go, and
-//! requests that are refused. What reached a provider always has its line.
+//! requests that are refused or answered by a producer of a foreign uid. What reached a provider
+//! always has its line.
 
 use std::collections::HashMap;
 

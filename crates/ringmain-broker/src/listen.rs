@@ -94,18 +94,28 @@ fn admit(broker: &Broker, control: &Control) -> Result<Admission, Refused> {
         Refused::new(Code::PeerUnidentified, text)
     })?;
     let identity = Identity::of(&peer);
-    let (uid, pid) = (identity.uid, identity.pid);
+    let uid = identity.uid;
     let exceeded = |error: ringmain_policy::QuotaExceeded| {
         Refused::new(Code::QuotaExceeded, error.to_string())
     };
     broker.ledger().connect(uid, monotonic_ns()).map_err(exceeded)?;
-    if !broker.config().allow.permits(&identity) {
-        let text = format!("uid {uid} (process {pid}) may not use this broker");
-        return Err(Refused::new(Code::NotAllowed, text));
+    // Which of the two it wants to be is not said yet.
+    if !broker.routes().may_produce(&identity) {
+        permit(broker, &identity)?;
     }
     if broker.phase() != Phase::Serving {
         return Err(Refused::new(Code::Draining, Code::Draining.sentence()));
     }
     let charge = broker.ledger().charge(uid, Slot::Sessions, 1).map_err(exceeded)?;
     Ok(Admission { identity, pidfd: peer.pidfd, charge })
+}
+
+/// Whether this peer may send requests.
+pub(crate) fn permit(broker: &Broker, identity: &Identity) -> Result<(), Refused> {
+    if broker.config().allow.permits(identity) {
+        return Ok(());
+    }
+    let Identity { uid, pid, .. } = identity;
+    let text = format!("uid {uid} (process {pid}) may not use this broker");
+    Err(Refused::new(Code::NotAllowed, text))
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! entry -> [intake] -> authorize -> account -> dispatch -> relay -> lane -> caller
+//!                                          \-> producer ----/
 //! ```
 //! Further stages have their place between these and stand here when they exist: session and
 //! trim, cache, coalesce and batch after `account`; admit and the attempt loop around `dispatch`.
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
-use ringmain_upstream::{Call, Progress, reach};
+use ringmain_upstream::{Call, Endpoint, Progress, reach};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
@@ -21,9 +22,10 @@ use crate::egress::Egress;
 use crate::failure::Failure;
 use crate::intake::{Body, Copies};
 use crate::log_id::LogId;
+use crate::producer::{self, Producers};
 use crate::record::Record;
 use crate::relay::{self, Ended};
-use crate::routes::{RouteTable, Served, ServedTarget};
+use crate::routes::{RouteTable, Served, ServedBy, ServedTarget};
 
 /// A request whose head was judged, with everything that the stages need to know of its caller.
 pub(crate) struct Inbound<'a> {
@@ -36,6 +38,10 @@ pub(crate) struct Inbound<'a> {
     pub caller: &'a Identity,
     /// The table as it was when the request came: a reload does not touch it.
     pub routes: Arc<RouteTable>,
+    /// Who is attached to answer here.
+    pub producers: &'a Producers,
+    /// When the exchange ends whatever happens.
+    pub deadline_ns: u64,
     pub limits: ExchangeLimits,
     pub body_bytes_max: u64,
     pub copied_body_bytes_max: u64,
@@ -55,10 +61,17 @@ pub(crate) async fn run<E: Egress>(
     // admit: no limits yet; one attempt.
     let target = route.pick();
     keep_to_the_body(&inbound, target)?;
+    let endpoint = match &target.server {
+        ServedBy::Endpoint(endpoint) => endpoint,
+        ServedBy::Producer(_) => {
+            let asked = producer::dispatch::ask(&route, target, &mut inbound, egress, record);
+            return producer::relay::run(asked.await?, &inbound, egress, record).await;
+        }
+    };
     let answer = {
-        let call = call(&inbound, target, record.progress.clone()).await?;
-        record.target(&route.model, target.endpoint.name());
-        let sent = dispatch::send(&target.endpoint, call, &record.progress, &inbound.limits).await;
+        let call = call(&inbound, target, endpoint, record.progress.clone()).await?;
+        record.target(&route.model, endpoint.name());
+        let sent = dispatch::send(endpoint, call, &record.progress, &inbound.limits).await;
         // The endpoint repeats a request that was refused for what it put in itself.
         record.attempts = record.attempts.max(record.progress.attempts());
         sent?
@@ -103,9 +116,10 @@ fn keep_to_the_body(inbound: &Inbound<'_>, target: &ServedTarget) -> Result<(), 
         return Ok(());
     }
     let text = format!(
-        "endpoint {} serves a route with an allow list, so it takes only requests whose body \
+        "{} {} serves a route with an allow list, so it takes only requests whose body \
          names the model, and GET /models",
-        target.endpoint.name()
+        target.role(),
+        target.name()
     );
     Err(Failure::new(Code::NotAllowed, Stage::Intake, text))
 }
@@ -115,6 +129,7 @@ fn keep_to_the_body(inbound: &Inbound<'_>, target: &ServedTarget) -> Result<(), 
 async fn call<'a>(
     inbound: &'a Inbound<'_>,
     target: &'a ServedTarget,
+    endpoint: &Endpoint,
     progress: Progress,
 ) -> Result<Call<'a>, Failure> {
     let mut call = Call::new(&inbound.head, Bytes::new(), inbound.mode, inbound.flags);
@@ -124,13 +139,16 @@ async fn call<'a>(
     if inbound.head.method != Method::Post {
         return Ok(call);
     }
-    call.body = match target.endpoint.looks_into(&call) {
+    call.body = match endpoint.looks_into(&call) {
         false => inbound.body.lent(),
-        true => {
-            let what = "the limit of one that has to be looked into,";
-            check_size(inbound.body.len(), inbound.copied_body_bytes_max, what)?;
-            inbound.body.copied(inbound.copies).await?
-        }
+        true => private_body(inbound).await?,
     };
     Ok(call)
+}
+
+/// A private copy of the body, for whoever looks into it.
+pub(crate) async fn private_body(inbound: &Inbound<'_>) -> Result<Bytes, Failure> {
+    let what = "the limit of one that has to be looked into,";
+    check_size(inbound.body.len(), inbound.copied_body_bytes_max, what)?;
+    inbound.body.copied(inbound.copies).await
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ringmain_upstream::Progress;
+use ringmain_wire::{Sent, Stage};
 
 /// Facts about an exchange; never its content.
 pub(crate) struct Record {
@@ -22,6 +23,10 @@ pub(crate) struct Record {
     pub progress: Progress,
     /// Whether a request was made upstream.
     pub is_dispatched: bool,
+    /// Who answers is not the broker's own: a caller may play both parts, and pays nothing.
+    pub is_free: bool,
+    /// How far a producer has come with it, for an exchange that one answers.
+    pub produced: Option<(Stage, Sent)>,
 }
 
 impl Record {
@@ -37,11 +42,19 @@ impl Record {
             bytes: 0,
             progress: Progress::default(),
             is_dispatched: false,
+            is_free: false,
+            produced: None,
         }
     }
 
     pub fn route(&mut self, route: &str) {
         route.clone_into(&mut self.route);
+    }
+
+    /// A producer is asked for: nothing reached one yet.
+    pub fn producer(&mut self, name: &str) {
+        name.clone_into(&mut self.endpoint);
+        self.produced = Some((Stage::Admit, Sent::No));
     }
 
     /// An attempt begins.

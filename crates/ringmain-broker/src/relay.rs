@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringmain_ring::Push;
 use ringmain_upstream::{Answer, AnswerBody, Decoder, UpstreamError, Verdict};
-use ringmain_wire::frame::lines_of;
+use ringmain_wire::frame::{EndFrame, lines_of};
 use ringmain_wire::{Code, Kind, ResponseHead, Sent, Stage};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -22,8 +22,8 @@ use crate::record::Record;
 pub(crate) struct Ended {
     /// The payload of the END frame.
     pub payload: Vec<u8>,
-    /// What is left of the answer: to be settled once the caller has its END.
-    pub rest: AnswerBody,
+    /// What is left of an endpoint's answer: to be settled once the caller has its END.
+    pub rest: Option<AnswerBody>,
 }
 
 /// Relays an answer to its end.
@@ -36,10 +36,9 @@ pub(crate) async fn run<E: Egress>(
     let limits = inbound.limits;
     let head = head_payload(&answer, inbound, record);
     let mut decoder = answer.decoder();
-    let mut relay = Relay { egress, record, head: Some(head), slow: limits.slow_consumer };
-    let first = Instant::now() + limits.first_content;
-    let timer = pin!(sleep_until(first));
-    let mut patience = Patience { timer, since: Instant::now(), limit: limits.first_content };
+    let mut relay = Relay::new(egress, record, head, limits.slow_consumer);
+    let timer = pin!(sleep_until(Instant::now() + limits.first_content));
+    let mut patience = Patience::new(timer, limits.first_content);
     // Bound: the total limit of the exchange ends this loop from outside.
     loop {
         let had_content = relay.record.first_content.is_some();
@@ -64,32 +63,52 @@ pub(crate) async fn run<E: Egress>(
 }
 
 /// One exchange's way from pieces to frames.
-struct Relay<'a, E> {
-    egress: &'a mut E,
-    record: &'a mut Record,
+pub(crate) struct Relay<'a, E> {
+    pub egress: &'a mut E,
+    pub record: &'a mut Record,
     /// The HEAD frame, until it is written: together with the first piece, for one wake-up.
     head: Option<Vec<u8>>,
     slow: Duration,
 }
 
-impl<E: Egress> Relay<'_, E> {
+impl<'a, E: Egress> Relay<'a, E> {
+    pub fn new(
+        egress: &'a mut E,
+        record: &'a mut Record,
+        head: Vec<u8>,
+        slow: Duration,
+    ) -> Relay<'a, E> {
+        Relay { egress, record, head: Some(head), slow }
+    }
+
     /// Writes every piece that the decoder has; true if there was content.
     async fn take_all(&mut self, decoder: &mut Decoder) -> Result<bool, Failure> {
         let mut had_content = false;
         while let Some(piece) = decoder.next()? {
-            if let Some(head) = self.head.take() {
-                self.write(Kind::Head, 0, &head).await?;
-            }
-            self.write(piece.kind, piece.choice, piece.payload).await?;
-            if piece.kind.is_content() {
-                self.record.delivered(piece.payload.len());
-            }
+            self.put(piece.kind, piece.choice, piece.payload).await?;
             if piece.content {
                 had_content = true;
                 self.record.had_content();
             }
         }
         Ok(had_content)
+    }
+
+    /// Writes one piece, behind the HEAD.
+    pub async fn put(&mut self, kind: Kind, choice: u16, bytes: &[u8]) -> Result<(), Failure> {
+        self.put_head().await?;
+        self.write(kind, choice, bytes).await?;
+        if kind.is_content() {
+            self.record.delivered(bytes.len());
+        }
+        Ok(())
+    }
+
+    async fn put_head(&mut self) -> Result<(), Failure> {
+        match self.head.take() {
+            Some(head) => self.write(Kind::Head, 0, &head).await,
+            None => Ok(()),
+        }
     }
 
     async fn write(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<(), Failure> {
@@ -115,14 +134,22 @@ impl<E: Egress> Relay<'_, E> {
         })
     }
 
-    async fn end(mut self, decoder: &Decoder, rest: AnswerBody) -> Result<Ended, Failure> {
-        if let Some(head) = self.head.take() {
-            self.write(Kind::Head, 0, &head).await?;
-        }
-        let Verdict::Ended(mut frame) = decoder.verdict() else {
+    async fn end(self, decoder: &Decoder, rest: AnswerBody) -> Result<Ended, Failure> {
+        let Verdict::Ended(frame) = decoder.verdict() else {
             let text = "the end of the answer was lost";
             return Err(Failure::while_sent(Code::Internal, Stage::Relay, Sent::Yes, text.into()));
         };
+        self.finish(frame, Some(rest)).await
+    }
+
+    /// The good end, which the caller of the pipeline writes: HEAD, if it was not needed before,
+    /// and the payload of END.
+    pub async fn finish(
+        mut self,
+        mut frame: EndFrame<'_>,
+        rest: Option<AnswerBody>,
+    ) -> Result<Ended, Failure> {
+        self.put_head().await?;
         frame.bytes = self.record.bytes;
         let mut payload = Vec::with_capacity(64);
         frame.encode(&mut payload);
@@ -132,14 +159,23 @@ impl<E: Egress> Relay<'_, E> {
 
 /// How long content may be waited for. Content moves the start, not the timer: a steady stream
 /// costs no timer operation per piece.
-struct Patience<'a> {
+pub(crate) struct Patience<'a> {
     timer: Pin<&'a mut Sleep>,
     since: Instant,
     limit: Duration,
 }
 
-impl Patience<'_> {
-    fn restart(&mut self, limit: Duration) {
+impl<'a> Patience<'a> {
+    /// With a timer that is due at the limit.
+    pub fn new(timer: Pin<&'a mut Sleep>, limit: Duration) -> Patience<'a> {
+        Patience { timer, since: Instant::now(), limit }
+    }
+
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    pub fn restart(&mut self, limit: Duration) {
         self.since = Instant::now();
         if limit != self.limit {
             self.limit = limit;
@@ -147,7 +183,7 @@ impl Patience<'_> {
         }
     }
 
-    async fn ends(&mut self) {
+    pub async fn ends(&mut self) {
         // Bound: each round but the last moves the timer to a later content.
         loop {
             self.timer.as_mut().await;
@@ -172,7 +208,8 @@ async fn next_chunk(
     }
 }
 
-fn silent(limit: Duration, record: &Record) -> Failure {
+/// The failure of an upstream that sent nothing for too long.
+pub(crate) fn silent(limit: Duration, record: &Record) -> Failure {
     let endpoint = &record.endpoint;
     match record.first_content {
         None => {

@@ -1,6 +1,6 @@
 //! Which endpoint serves a model name, for whom.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,15 +21,33 @@ pub struct Route {
     pub allow: Option<Allow>,
 }
 
-/// One endpoint of a route, as configured.
+/// One endpoint or producer of a route, as configured.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Name of the endpoint.
-    pub endpoint: String,
-    /// The endpoint's own name of the model; `None`: the name that the caller used.
+    /// Who answers.
+    pub server: Server,
+    /// Its own name of the model; `None`: the name that the caller used.
     pub model: Option<String>,
     /// Its share of the route's requests; 0 takes it out.
     pub weight: u32,
+}
+
+/// Who answers the requests of a target, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// An upstream endpoint.
+    Endpoint(String),
+    /// The processes of this host that attach under this name.
+    Producer(String),
+}
+
+/// Who may attach as a producer of a name, beside those whom the broker trusts with everything.
+#[derive(Clone, Debug)]
+pub struct ProducerRule {
+    /// The name.
+    pub name: String,
+    /// Who may attach under it; `None`: the broker's own uid and root.
+    pub allow: Option<Allow>,
 }
 
 /// All routes and endpoints of a configuration. Replaced whole by a reload; an exchange keeps
@@ -38,6 +56,8 @@ pub struct RouteTable {
     patterns: RouteMatch,
     routes: Vec<Arc<Served>>,
     endpoints: Vec<Arc<Endpoint>>,
+    /// Every producer that a route or a rule names, and who may attach as one.
+    producers: BTreeMap<String, Allow>,
 }
 
 /// A route that an exchange was given.
@@ -49,14 +69,21 @@ pub(crate) struct Served {
     weight_total: usize,
 }
 
-/// An endpoint that an exchange was given, and the model name to ask it for.
+/// Who an exchange was given to, and the model name to ask for.
 pub(crate) struct ServedTarget {
-    pub endpoint: Arc<Endpoint>,
+    pub server: ServedBy,
     pub model: Option<String>,
-    /// Some route to this endpoint is not for everybody. The body's own model name is what the
-    /// endpoint goes by, so it must not differ from the name that was judged.
+    /// Some route to this server is not for everybody. The body's own model name is what an
+    /// endpoint goes by, and a producer may, so it must not differ from the name that was judged.
     pub is_guarded: bool,
     weight: usize,
+}
+
+/// Who answers.
+pub(crate) enum ServedBy {
+    Endpoint(Arc<Endpoint>),
+    /// Whoever is attached under this name when the request comes.
+    Producer(String),
 }
 
 /// Why routes and endpoints make no table.
@@ -97,7 +124,34 @@ pub(crate) struct UnknownRoute {
 impl Target {
     /// An endpoint with weight 1 that knows the model by the caller's name.
     pub fn new(endpoint: impl Into<String>) -> Target {
-        Target { endpoint: endpoint.into(), model: None, weight: 1 }
+        Target::of(Server::Endpoint(endpoint.into()))
+    }
+
+    /// A producer with weight 1 that knows the model by the caller's name.
+    pub fn producer(name: impl Into<String>) -> Target {
+        Target::of(Server::Producer(name.into()))
+    }
+
+    fn of(server: Server) -> Target {
+        Target { server, model: None, weight: 1 }
+    }
+}
+
+impl ServedTarget {
+    /// What it is, in words.
+    pub fn role(&self) -> &'static str {
+        match &self.server {
+            ServedBy::Endpoint(_) => "endpoint",
+            ServedBy::Producer(_) => "producer",
+        }
+    }
+
+    /// The name of who answers, as heads and logs carry it.
+    pub fn name(&self) -> &str {
+        match &self.server {
+            ServedBy::Endpoint(endpoint) => endpoint.name(),
+            ServedBy::Producer(name) => name,
+        }
     }
 }
 
@@ -123,10 +177,32 @@ impl RouteTable {
         }
         let models: Vec<_> = routes.iter().map(|route| route.model.as_str()).collect();
         let patterns = RouteMatch::new(&models)?;
-        let guarded = guarded_endpoints(&routes);
+        let guarded = guarded_servers(&routes);
+        let producers = producer_names(&routes);
         let serve = |route| serve(route, &endpoints, &guarded).map(Arc::new);
         let routes = routes.into_iter().map(serve);
-        Ok(RouteTable { patterns, routes: routes.collect::<Result<_, _>>()?, endpoints })
+        let routes = routes.collect::<Result<_, _>>()?;
+        Ok(RouteTable { patterns, routes, endpoints, producers })
+    }
+
+    /// Says who may attach as a producer. A producer that a route names and no rule does is
+    /// served by the broker's own uid and root.
+    #[must_use]
+    pub fn with_producers(mut self, rules: Vec<ProducerRule>) -> RouteTable {
+        for ProducerRule { name, allow } in rules {
+            self.producers.insert(name, allow.unwrap_or_else(trusted));
+        }
+        self
+    }
+
+    /// Who may attach as a producer of this name; `None`: nothing here is served by it.
+    pub(crate) fn producer(&self, name: &str) -> Option<&Allow> {
+        self.producers.get(name)
+    }
+
+    /// Whether there is a producer that this peer may be.
+    pub(crate) fn may_produce(&self, peer: &Identity) -> bool {
+        self.producers.values().any(|allow| allow.permits(peer))
     }
 
     /// The endpoints, as given.
@@ -169,27 +245,47 @@ fn first_double(endpoints: &[Arc<Endpoint>]) -> Option<String> {
     (0..endpoints.len()).find(|at| named_before(*at)).map(|at| endpoints[at].name().to_owned())
 }
 
-/// Names of the endpoints that a route with an allow list leads to.
-fn guarded_endpoints(routes: &[Route]) -> HashSet<String> {
+/// The endpoints and producers that a route with an allow list leads to.
+fn guarded_servers(routes: &[Route]) -> HashSet<Server> {
     let guarded = routes.iter().filter(|route| route.allow.is_some());
-    guarded.flat_map(|route| &route.targets).map(|target| target.endpoint.clone()).collect()
+    guarded.flat_map(|route| &route.targets).map(|target| target.server.clone()).collect()
+}
+
+/// The producers that the routes lead to, for those who may be any of them.
+fn producer_names(routes: &[Route]) -> BTreeMap<String, Allow> {
+    let servers = routes.iter().flat_map(|route| &route.targets).map(|target| &target.server);
+    let named = |server: &Server| match server {
+        Server::Endpoint(_) => None,
+        Server::Producer(name) => Some((name.clone(), trusted())),
+    };
+    servers.filter_map(named).collect()
+}
+
+/// Who may be any producer: the broker's own uid and root.
+pub(crate) fn trusted() -> Allow {
+    Allow::standard(None)
 }
 
 fn serve(
     route: Route,
     endpoints: &[Arc<Endpoint>],
-    guarded: &HashSet<String>,
+    guarded: &HashSet<Server>,
 ) -> Result<Served, RouteError> {
     let mut targets = Vec::with_capacity(route.targets.len());
     for target in route.targets.into_iter().filter(|target| target.weight > 0) {
-        let endpoint = endpoints.iter().find(|e| e.name() == target.endpoint);
-        let endpoint = endpoint.cloned().ok_or_else(|| RouteError::UnknownEndpoint {
-            route: route.model.clone(),
-            endpoint: target.endpoint.clone(),
-        })?;
+        let is_guarded = guarded.contains(&target.server);
+        let server = match target.server {
+            Server::Producer(name) => ServedBy::Producer(name),
+            Server::Endpoint(name) => {
+                let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == name);
+                let route = route.model.clone();
+                let unknown = RouteError::UnknownEndpoint { route, endpoint: name };
+                ServedBy::Endpoint(endpoint.cloned().ok_or(unknown)?)
+            }
+        };
         targets.push(ServedTarget {
-            is_guarded: guarded.contains(endpoint.name()),
-            endpoint,
+            is_guarded,
+            server,
             model: target.model,
             weight: target.weight as usize,
         });
@@ -231,7 +327,7 @@ mod tests {
     fn one_endpoint_and_no_route_serves_everything() {
         let table = RouteTable::new(vec![], vec![endpoint("only")]).unwrap();
         let served = table.find("whatever", &Identity::default()).unwrap();
-        assert_eq!((served.model.as_str(), served.pick().endpoint.name()), ("*", "only"));
+        assert_eq!((served.model.as_str(), served.pick().name()), ("*", "only"));
     }
 
     #[test]
@@ -256,9 +352,25 @@ mod tests {
         let endpoints = ["a", "b", "out"].map(endpoint).to_vec();
         let table = RouteTable::new(vec![route("m", targets)], endpoints).unwrap();
         let served = table.find("m", &Identity::default()).unwrap();
-        let picked: Vec<_> = (0..8).map(|_| served.pick().endpoint.name().to_owned()).collect();
+        let picked: Vec<_> = (0..8).map(|_| served.pick().name().to_owned()).collect();
         let count = |name: &str| picked.iter().filter(|picked| *picked == name).count();
         assert_eq!((count("a"), count("b"), count("out")), (6, 2, 0));
+    }
+
+    #[test]
+    fn producers_are_served_by_whom_a_rule_names_or_by_the_trusted() {
+        let targets = vec![Target::producer("own"), Target::producer("lent")];
+        let table = RouteTable::new(vec![route("m", targets)], vec![]).unwrap();
+        let rule = ProducerRule { name: "lent".into(), allow: Some(Allow::nobody().uid(4242)) };
+        let table = table.with_producers(vec![rule]);
+        let peer = |uid| Identity { uid, ..Identity::default() };
+        let own = peer(ringmain_shm::own_uid());
+        assert!(table.producer("own").unwrap().permits(&own));
+        assert!(!table.producer("own").unwrap().permits(&peer(4242)));
+        assert!(table.producer("lent").unwrap().permits(&peer(4242)));
+        assert!(table.producer("other").is_none());
+        assert!(table.may_produce(&peer(4242)) && !table.may_produce(&peer(4243)));
+        assert_eq!(table.find("m", &Identity::default()).unwrap().pick().name(), "own");
     }
 
     #[test]

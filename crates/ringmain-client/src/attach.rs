@@ -12,7 +12,7 @@ use ringmain_shm::{
     Bell, Control, ForkMark, Peer, ReadMap, Received, Ringer, Sleeper, TrustedMap, WriteMap,
     bell_pair, monotonic_ns,
 };
-use ringmain_wire::control::{ControlError, Hello, Message, Welcome};
+use ringmain_wire::control::{ControlError, Hello, Message, Role, Welcome};
 use ringmain_wire::limits::{CLOCK_OFFSET_NS_MIN, CONTROL_BYTES_MAX, POPULATE_BYTES_MAX};
 use ringmain_wire::{Code, Geometry, Stage};
 
@@ -25,9 +25,9 @@ use crate::error::{Error, Result};
 pub(crate) struct Attachment {
     pub(crate) welcome: Welcome,
     /// The segment that this side writes.
-    pub(crate) caller: WriteMap,
+    pub(crate) own: WriteMap,
     /// The segment that the broker writes.
-    pub(crate) responder: TrustedMap,
+    pub(crate) theirs: TrustedMap,
     /// Where this side sleeps.
     pub(crate) bell: Bell,
     /// Wakes the broker.
@@ -51,6 +51,7 @@ pub(crate) struct Clock {
 pub(crate) struct Knock {
     pub(crate) control: Control,
     pub(crate) peer: Peer,
+    role: Role,
     fork: ForkMark,
 }
 
@@ -97,10 +98,15 @@ impl Knock {
         let control = connect(config)?;
         let io = |error| lost("the broker's socket failed", error);
         let peer = control.peer(&config.compat).map_err(io)?;
-        let mut hello = Hello::caller(config.geometry, monotonic_ns());
+        let now_ns = monotonic_ns();
+        let mut hello = match &config.producer {
+            Some(name) => Hello::producer(config.geometry, now_ns, name),
+            None => Hello::caller(config.geometry, now_ns),
+        };
         hello.credential.clone_from(&config.credential);
+        let role = hello.role;
         control.send(&Message::Hello(hello).encode(), &[]).map_err(io)?;
-        Ok(Knock { control, peer, fork: ForkMark::new().map_err(io)? })
+        Ok(Knock { control, peer, role, fork: ForkMark::new().map_err(io)? })
     }
 
     /// Takes the answer, if it is there.
@@ -117,22 +123,26 @@ impl Knock {
     /// Checks and maps what the broker granted.
     pub(crate) fn finish(self, welcome: Welcome, fds: Vec<OwnedFd>) -> Result<Attachment> {
         let bad = |text: String| Error::new(Code::ViolationSegment, Stage::Attach, text);
-        let [caller, responder, broker_bell, bell] = <[OwnedFd; 4]>::try_from(fds)
+        let [own, theirs, broker_bell, bell] = <[OwnedFd; 4]>::try_from(fds)
             .map_err(|fds| bad(format!("{} descriptors came, 4 are due", fds.len())))?;
         let geometry = welcome.geometry;
-        let caller = WriteMap::attach(caller, geometry.caller_bytes())
-            .map_err(|error| bad(error.to_string()))?;
-        let responder = ReadMap::attach(responder, geometry.responder_bytes())
-            .map_err(|error| bad(error.to_string()))?;
+        let (caller_bytes, responder_bytes) = (geometry.caller_bytes(), geometry.responder_bytes());
+        let (own_bytes, their_bytes) = match self.role {
+            Role::Caller => (caller_bytes, responder_bytes),
+            Role::Responder => (responder_bytes, caller_bytes),
+        };
+        let own = WriteMap::attach(own, own_bytes).map_err(|error| bad(error.to_string()))?;
+        let theirs =
+            ReadMap::attach(theirs, their_bytes).map_err(|error| bad(error.to_string()))?;
         // Later faults on these pages would fall into the first exchange. It may fail: a kernel
         // that cannot do it faults them in one by one.
-        let _ = caller.populate(0, POPULATE_BYTES.min(caller.len()));
-        let _ = responder.populate(0, POPULATE_BYTES.min(responder.len()));
+        let _ = own.populate(0, POPULATE_BYTES.min(own.len()));
+        let _ = theirs.populate(0, POPULATE_BYTES.min(theirs.len()));
         Ok(Attachment {
             welcome,
-            caller,
-            // The broker of this host is the one party that a caller trusts.
-            responder: responder.trust(),
+            own,
+            // The broker of this host is the one party that a process on it trusts.
+            theirs: theirs.trust(),
             bell: Bell::from_fd(bell),
             ringer: Ringer::write(broker_bell),
             control: self.control,

@@ -46,6 +46,8 @@ pub struct Config {
     pub compat: Compat,
     /// A quota that is used up is no outage that passes: this session asks for more than usual.
     pub(crate) quota_is_final: bool,
+    /// Attach as a producer of this name.
+    pub(crate) producer: Option<String>,
 }
 
 impl Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             credential: String::new(),
             compat: Compat::default(),
             quota_is_final: false,
+            producer: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! - [`Client`] is for most programs: clone it anywhere, call it from threads or, with the feature
 //!   `tokio`, from async code.
+//! - [`Producer`] is for the other side: a process that answers the requests of a route itself.
 //! - [`Session`] is for one thread that wants the bare ring: many exchanges at once, polled or
 //!   blocking, without a lock.
 //!
@@ -41,6 +42,7 @@ mod json;
 mod link;
 mod news;
 mod outbox;
+mod producer;
 mod reader;
 mod reply;
 mod request;
@@ -60,6 +62,7 @@ pub use discover::SOCKET_VARIABLE;
 pub use error::{Error, Result};
 pub use item::{Head, Item, OwnedItem, ToolCall};
 pub use json::write_json_string;
+pub use producer::{Answer, Asked, Job, Producer, Ticket};
 pub use reply::{Choice, Reply};
 pub use request::{Deadline, Request};
 pub use session::{Exchange, Session};

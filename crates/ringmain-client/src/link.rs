@@ -82,7 +82,7 @@ impl Link {
             outbox: Outbox::new(&attachment),
             lanes: geometry.all_lanes().map(lane).collect(),
             sleeper,
-            armed: Armed::new(attachment.caller.clone(), Geometry::CALLER_ARMED),
+            armed: Armed::new(attachment.own.clone(), Geometry::CALLER_ARMED),
             fault: None,
             draining: false,
             wait,
@@ -443,7 +443,7 @@ impl Attachment {
 }
 
 pub(crate) fn new_reader(attachment: &Attachment, lane: LaneId) -> Reader {
-    let (caller, responder) = (attachment.caller.clone(), attachment.responder.clone());
+    let (caller, responder) = (attachment.own.clone(), attachment.theirs.clone());
     Reader::new(LaneReader::new(caller, responder, attachment.welcome.geometry, lane))
 }
 

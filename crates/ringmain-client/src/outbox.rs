@@ -82,7 +82,7 @@ pub(crate) fn encode_head(head: &RequestHead<'_>) -> Result<Vec<u8>> {
 impl Outbox {
     pub(crate) fn new(attachment: &Attachment) -> Outbox {
         let geometry = attachment.welcome.geometry;
-        let responder = &attachment.responder;
+        let responder = &attachment.theirs;
         let lane = |id| Lane {
             id,
             state: State::Free,
@@ -92,9 +92,9 @@ impl Outbox {
             loan: LoanReader::new(responder.clone(), geometry, id),
         };
         Outbox {
-            writer: SubmissionWriter::new(attachment.caller.clone(), geometry),
+            writer: SubmissionWriter::new(attachment.own.clone(), geometry),
             arena: Arena::new(geometry.arena_bytes()),
-            memory: attachment.caller.clone(),
+            memory: attachment.own.clone(),
             geometry,
             body_bytes_max: attachment.welcome.body_bytes_max,
             ring: Ring::new(responder.clone(), Geometry::RESPONDER_ARMED),

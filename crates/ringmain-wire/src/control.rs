@@ -199,6 +199,12 @@ impl Hello {
             name: String::new(),
         }
     }
+
+    /// Asks for a producer's session under this name.
+    pub fn producer(geometry: Geometry, now_ns: u64, name: &str) -> Hello {
+        let (role, name) = (Role::Responder, name.to_owned());
+        Hello { role, name, ..Hello::caller(geometry, now_ns) }
+    }
 }
 
 impl Welcome {

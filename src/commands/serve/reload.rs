@@ -69,8 +69,9 @@ impl Reloader {
         }
         self.broker.swap_routes(table);
         // What only takes effect at a start is compared with what was in effect at the start.
-        let Config { endpoints, routes, .. } = config;
+        let Config { endpoints, producers, routes, .. } = config;
         (self.config.endpoints, self.config.routes) = (endpoints, routes);
+        self.config.producers = producers;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::{EndpointRow, Segment, SessionRow, Snapshot, State};
 use crate::broker::Broker;
+use crate::producer::Producer;
 use crate::session::Session;
 
 /// Least time between two writes of the counters.
@@ -45,16 +46,16 @@ impl Broker {
 
     pub(crate) fn snapshot_in(&self, state: State) -> Snapshot {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let sessions = self.all_sessions();
+        let (sessions, producers) = (self.all_sessions(), self.producers().all());
         let mut snapshot = Snapshot {
             state,
             pid: process::id(),
             epoch: self.epoch(),
             started_ms: self.started_ms(),
             updated_ms: now.as_millis() as u64,
-            sessions: sessions.len() as u64,
+            sessions: (sessions.len() + producers.len()) as u64,
             endpoints: self.endpoints().iter().map(|endpoint| endpoint_row(endpoint)).collect(),
-            session_rows: sessions.iter().map(session_row).collect(),
+            session_rows: session_rows(&sessions, &producers),
             ..Snapshot::default()
         };
         self.live().fill(&mut snapshot);
@@ -70,6 +71,24 @@ fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
         connections_reused: stats.connections_reused,
         requests: stats.requests,
         answers: stats.answers,
+    }
+}
+
+/// Those of applications and of producers, by number.
+fn session_rows(sessions: &[Arc<Session>], producers: &[Arc<Producer>]) -> Vec<SessionRow> {
+    let mut rows: Vec<_> = sessions.iter().map(session_row).collect();
+    rows.extend(producers.iter().map(producer_row));
+    rows.sort_unstable_by_key(|row| row.session);
+    rows
+}
+
+fn producer_row(producer: &Arc<Producer>) -> SessionRow {
+    SessionRow {
+        session: producer.id,
+        uid: producer.peer.uid,
+        pid: u32::try_from(producer.peer.pid).unwrap_or(0),
+        exchanges: producer.exchanges.load(Relaxed),
+        exchanges_total: producer.exchanges_total.load(Relaxed),
     }
 }
 

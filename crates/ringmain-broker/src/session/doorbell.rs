@@ -102,6 +102,11 @@ impl PeerBell {
         }
     }
 
+    /// Rings whether or not the peer said that it sleeps: it waits for a cursor.
+    pub fn ring(self: &Arc<Self>) {
+        self.ring_now();
+    }
+
     /// How it rings.
     pub fn kind(&self) -> RingerKind {
         self.ringer.kind()

@@ -1,12 +1,13 @@
 //! A session: one attached process.
 //!
-//! What its tasks share stands here; [`task`] is the session's own task, [`lane`] one lane,
-//! [`doorbell`] the way to wake the peer.
+//! What its tasks share stands here; [`task`] is the session's own task, [`watch`] what
+//! it waits for, [`lane`] one lane, [`doorbell`] the way to wake the peer.
 
 mod doorbell;
 mod lane;
 mod reaper;
 pub(crate) mod task;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +22,7 @@ use tokio::sync::Notify;
 pub(crate) use doorbell::{Bells, PeerBell};
 pub(crate) use lane::Lane;
 use lane::Look;
-pub(crate) use reaper::Reaper;
-use reaper::Remains;
+pub(crate) use reaper::{Reaper, Remains};
 
 use crate::account::Charge;
 use crate::allow::Identity;

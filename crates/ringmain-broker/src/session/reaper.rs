@@ -14,7 +14,7 @@ use crate::account::Charge;
 const WAITING_MAX: usize = 1024;
 
 /// What is left of a session.
-pub(super) struct Remains {
+pub(crate) struct Remains {
     pub session: u64,
     pub punchers: [Puncher; 2],
     /// Given back after the punching, by their drop.
@@ -37,7 +37,7 @@ impl Reaper {
     }
 
     /// Takes the remains of a session.
-    pub(super) fn reap(&self, remains: Remains) {
+    pub(crate) fn reap(&self, remains: Remains) {
         match self.0.try_send(remains) {
             Ok(()) => {}
             Err(TrySendError::Full(remains) | TrySendError::Disconnected(remains)) => {

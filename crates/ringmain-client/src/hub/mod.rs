@@ -110,7 +110,7 @@ impl Hub {
         let readers = geometry.all_lanes().map(|lane| Some(new_reader(&attachment, lane)));
         let state = State {
             outbox: Outbox::new(&attachment),
-            armed: Armed::new(attachment.caller.clone(), Geometry::CALLER_ARMED),
+            armed: Armed::new(attachment.own.clone(), Geometry::CALLER_ARMED),
             is_armed: false,
             readers: readers.collect(),
             places: geometry.all_lanes().map(|_| Place::default()).collect(),
@@ -255,7 +255,7 @@ impl State {
         let mut waits = false;
         for place in &mut self.places {
             let Some(waker) = place.waker.take() else { continue };
-            if attachment.responder.load(place.watched_offset) != 0 {
+            if attachment.theirs.load(place.watched_offset) != 0 {
                 woken.push(waker);
             } else {
                 place.waker = Some(waker);

@@ -1,11 +1,14 @@
 //! The session's task by hand, one poll at a time.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use ringmain_policy::Slot;
 use ringmain_ring::{Ring, SubmissionWriter};
-use ringmain_shm::{Compat, OwnSegment, PeerSegment, Ringer, bell_pair, own_uid};
+use ringmain_shm::{
+    Compat, Control, OwnSegment, PeerSegment, Readiness, Ringer, bell_pair, own_uid,
+};
 use ringmain_upstream::{Endpoint, EndpointConfig};
 use ringmain_wire::{Geometry, Kind};
 
@@ -14,6 +17,7 @@ use crate::allow::Identity;
 use crate::config::BrokerConfig;
 use crate::routes::RouteTable;
 use crate::session::SessionParts;
+use crate::session::watch::WatchParts;
 
 /// A session that nobody runs, and the peer's side of its memory.
 pub(crate) struct Bench {
@@ -54,24 +58,14 @@ pub(crate) fn bench() -> Bench {
         charges: [charge(Slot::Sessions), charge(Slot::SegmentBytes)],
         reaper: broker.reaper().clone(),
     });
+    let bell = Readiness::new(bell.into()).unwrap();
     let io = SessionIo {
         submissions: SubmissionReader::new(peer_segment.map, geometry),
         armed: Armed::new(own_segment.map, Geometry::RESPONDER_ARMED),
-        control,
-        control_ready,
-        bell: BellEnd::Listening(Readiness::new(bell.into()).unwrap()),
-        exited,
+        watch: Watch::new(WatchParts { control, control_ready, bell, exited }),
     };
     let submissions = SubmissionWriter::new(caller.clone(), geometry);
-    let task = Task {
-        broker: broker.clone(),
-        session: session.clone(),
-        io,
-        idle_wakes: 0,
-        datagrams: RateBucket::new(DATAGRAMS_PER_S, monotonic_ns()),
-        told_draining: false,
-        is_hearing: false,
-    };
+    let task = Task { broker: broker.clone(), session: session.clone(), io };
     Bench { broker, session, task, caller, submissions, geometry, _peer: peer }
 }
 

@@ -426,3 +426,29 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     assert!(!Path::new("/dev/shm").join(counters).exists());
 }
+
+#[test]
+fn status_of_a_broker_that_is_gone_is_a_failure_with_its_last_figures() {
+    let provider = provider();
+    let mut broker = Broker::start(provider.addr(), Config::default());
+    assert!(chat(&broker, "[[sim n=1]]").status.success());
+    broker.kill();
+    let socket = broker.socket();
+    let status = run(&["status", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(status.status.code(), Some(1));
+    assert!(stdout(&status).contains("gone without a word"), "{}", stdout(&status));
+    assert!(stdout(&status).contains("at the end"), "{}", stdout(&status));
+}
+
+#[test]
+fn check_warns_of_a_key_that_is_sent_in_clear() {
+    for (host, warns) in [("api.example", true), ("127.0.0.1:1", false), ("[::1]:1", false)] {
+        let text = format!(
+            "[[endpoint]]\nname = \"a\"\nbase_url = \"http://{host}/v1\"\nkey_env = \"PATH\"\n"
+        );
+        let (_dir, path) = config_file(&text);
+        let output = run(&["check", "--config", &path]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stdout(&output).contains("in clear"), warns, "{}", stdout(&output));
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::io::{self, Read, Write};
+use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ringmain_client::{AsyncStream, Client, Config, FinishReason, Item};
 
@@ -12,6 +14,9 @@ use crate::signals::Stop;
 
 /// Bound: a prompt from standard input.
 const PROMPT_BYTES_MAX: u64 = 64 << 20;
+
+/// How long a broker may be waited for in silence.
+const NOTICE_AFTER: Duration = Duration::from_millis(500);
 
 /// Streams the answer to standard output.
 pub fn run(args: &Chat) -> Outcome {
@@ -37,7 +42,9 @@ fn prompt(argument: &str) -> io::Result<String> {
         return Ok(argument.to_owned());
     }
     let mut text = String::new();
-    let read = io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_string(&mut text)?;
+    let read = io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_string(&mut text);
+    let read =
+        read.map_err(|error| io::Error::new(error.kind(), format!("the prompt: {error}")))?;
     if read as u64 > PROMPT_BYTES_MAX {
         let sentence = format!("the prompt is longer than {PROMPT_BYTES_MAX} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
@@ -53,12 +60,25 @@ async fn answer(args: &Chat, client: &Client, prompt: &str) -> Outcome {
     if let Some(tokens) = args.max_tokens {
         chat = chat.max_tokens(tokens);
     }
-    let mut stream = chat.user(prompt).stream_async().await?;
+    let chat = chat.user(prompt);
+    let mut stream = with_notice(chat.stream_async()).await?;
     let mut printer = Printer { ends_line: true };
     let outcome = print_all(&mut stream, &mut printer).await;
     // An error stands on a line of its own.
     printer.end_line()?;
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Says why nothing happens while an absent broker is waited for.
+async fn with_notice<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        () = tokio::time::sleep(NOTICE_AFTER) => {}
+    }
+    eprintln!("ringmain: waiting for a broker that takes requests");
+    work.await
 }
 
 async fn print_all(stream: &mut AsyncStream, printer: &mut Printer) -> Result<(), Box<dyn Error>> {

@@ -34,7 +34,11 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
             KeySource::Env(name) => format!("key in ${name}, for development only"),
             _ => "a key".to_owned(),
         };
-        writeln!(out, "endpoint {} at {}, {key}", endpoint.name, endpoint.base_url)?;
+        let clear = match endpoint.sends_key_in_clear() {
+            true => "; warning: the key is sent in clear, use https",
+            false => "",
+        };
+        writeln!(out, "endpoint {} at {}, {key}{clear}", endpoint.name, endpoint.base_url)?;
     }
     for producer in &config.producers {
         let allow = producer.allow.as_deref().map(listed);

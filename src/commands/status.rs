@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmain_broker::counters::{
     CountersError, EndpointRow, SessionRow, Snapshot, State, segment_name,
@@ -29,7 +29,10 @@ pub fn run(args: &Status) -> Outcome {
         true => writeln!(out, "{:#}", as_json(&socket, &snapshot))?,
         false => print(&mut out, &socket, &snapshot)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(match lives(&snapshot) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn read_first(candidates: &[PathBuf]) -> Result<(PathBuf, Snapshot), String> {
@@ -67,9 +70,14 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
+/// Whether the broker that counted here still runs.
+fn lives(snapshot: &Snapshot) -> bool {
+    snapshot.state != State::Ended && PathBuf::from(format!("/proc/{}", snapshot.pid)).exists()
+}
+
 /// A killed broker leaves its last counters behind.
 fn state(snapshot: &Snapshot) -> &'static str {
-    let lives = PathBuf::from(format!("/proc/{}", snapshot.pid)).exists();
+    let lives = lives(snapshot);
     match snapshot.state {
         State::Serving if lives => "serving",
         State::Draining if lives => "draining",
@@ -80,9 +88,13 @@ fn state(snapshot: &Snapshot) -> &'static str {
 
 fn print(out: &mut impl Write, socket: &std::path::Path, counts: &Snapshot) -> io::Result<()> {
     writeln!(out, "broker    {} (pid {}), {}", socket.display(), counts.pid, state(counts))?;
-    writeln!(out, "up        {}", up(counts.started_ms))?;
-    writeln!(out, "sessions  {} now, {} in all", counts.sessions, counts.sessions_total)?;
-    writeln!(out, "streams   {} now, {} in all", counts.exchanges, counts.exchanges_total)?;
+    let (until, now) = match lives(counts) {
+        true => (now_ms(), "now"),
+        false => (counts.updated_ms, "at the end"),
+    };
+    writeln!(out, "up        {}", up(until.saturating_sub(counts.started_ms)))?;
+    writeln!(out, "sessions  {} {now}, {} in all", counts.sessions, counts.sessions_total)?;
+    writeln!(out, "streams   {} {now}, {} in all", counts.exchanges, counts.exchanges_total)?;
     writeln!(out, "ended     {} well, {} in errors", counts.ended, counts.failed)?;
     writeln!(out, "content   {} frames, {} bytes", counts.content_frames, counts.content_bytes)?;
     writeln!(out)?;
@@ -131,9 +143,13 @@ fn print_codes(out: &mut impl Write, title: &str, codes: &[(Code, u64)]) -> io::
     Ok(())
 }
 
-fn up(started_ms: u64) -> String {
+fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let up = now.saturating_sub(Duration::from_millis(started_ms)).as_secs();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn up(ms: u64) -> String {
+    let up = ms / 1000;
     let (days, hours, minutes) = (up / 86_400, up / 3_600 % 24, up / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{up} s"),

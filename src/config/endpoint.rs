@@ -1,5 +1,6 @@
 //! The `[[endpoint]]` tables.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -30,6 +31,20 @@ pub struct EndpointSection {
 }
 
 impl EndpointSection {
+    /// Whether the key goes over a network that anybody on the way can read.
+    pub fn sends_key_in_clear(&self) -> bool {
+        let url = Url::parse(&self.base_url).ok();
+        let Some(host) = url
+            .filter(|url| url.scheme() == "http")
+            .and_then(|url| url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned()))
+        else {
+            return false;
+        };
+        let is_local = host == "localhost"
+            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !is_local && !matches!(self.key, KeySource::None)
+    }
+
     /// Whether both say the same, wherever they stand in their files.
     pub fn is_same(&self, other: &EndpointSection) -> bool {
         let moved = EndpointSection { key_line: other.key_line, ..self.clone() };

@@ -174,6 +174,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A message that says what happened by itself is not introduced by the same words.
+        if self.message().starts_with(self.code().sentence()) {
+            return f.write_str(self.message());
+        }
         write!(f, "{} {}: {}", self.code(), self.stage(), self.message())
     }
 }

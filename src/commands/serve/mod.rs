@@ -56,7 +56,7 @@ async fn serve(config: Config, threads: usize) -> Outcome {
     let (stop, hangup) = (Stop::new(), Hangup::new());
     let table = route_table(&config, &[])?;
     let (listener, socket) = listener::open(&config.broker)?;
-    warn_of_keys_in_environment(&config);
+    warn_of_exposed_keys(&config);
     announce_limits();
     let broker = Broker::new(broker_config(&config, segment_name(&socket)), table);
     let (routes, endpoints) = (config.routes.len(), config.endpoints.len());
@@ -95,7 +95,7 @@ fn ended(report: &DrainReport) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn warn_of_keys_in_environment(config: &Config) {
+fn warn_of_exposed_keys(config: &Config) {
     for endpoint in &config.endpoints {
         if let KeySource::Env(name) = &endpoint.key {
             warn!(
@@ -103,6 +103,9 @@ fn warn_of_keys_in_environment(config: &Config) {
                 "the key comes from ${name}, where every process of this user can read it: \
                  use key_file beyond development"
             );
+        }
+        if endpoint.sends_key_in_clear() {
+            warn!(endpoint = endpoint.name, "the key is sent in clear: use https");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the kernel says of a process.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 
@@ -54,4 +55,29 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     let (_, fields) = stat.rsplit_once(')').unwrap();
     let field = |number: usize| fields.split_ascii_whitespace().nth(number - 3).unwrap();
     field(14).parse::<u64>().unwrap() + field(15).parse::<u64>().unwrap()
+}
+
+/// Bells, process handles and segments of a broker: what only sessions, and connections that may
+/// become one, have. Upstream connections may stay open, they are there to be used again.
+pub fn holdings(broker: u32) -> BTreeMap<String, usize> {
+    let kinds = ["eventfd", "pidfd", "ringmain-caller", "ringmain-responder"];
+    let fds = fs::read_dir(format!("/proc/{broker}/fd")).unwrap().flatten();
+    // One may be closed while it is looked at.
+    let fds = fds.map(|fd| fs::read_link(fd.path()).unwrap_or_default());
+    let fds: Vec<String> = fds.map(|path| path.to_string_lossy().into_owned()).collect();
+    let maps = fs::read_to_string(format!("/proc/{broker}/maps")).unwrap();
+    let lines = || fds.iter().map(String::as_str).chain(maps.lines());
+    let count = |kind: &str| lines().filter(|line| line.contains(kind)).count();
+    kinds.iter().map(|kind| ((*kind).to_owned(), count(kind))).collect()
+}
+
+/// The same of a broker that nobody is attached to, to compare with later. Whoever looked whether
+/// it is there leaves a process handle behind for a moment.
+pub fn holdings_at_rest(broker: u32) -> BTreeMap<String, usize> {
+    let mut held = holdings(broker);
+    super::eventually("the broker holds nothing of a peer", || {
+        held = holdings(broker);
+        held.iter().all(|(kind, count)| kind == "eventfd" || *count == 0)
+    });
+    held
 }

@@ -20,6 +20,7 @@ use ringmain_sim::{Provider, ProviderConfig, Script};
 
 use super::random::{Random, kills, seed};
 use super::tape::{Phase, Reel};
+use crate::common::proc::holdings_at_rest;
 use crate::common::record::{Plan, assert_kept};
 use crate::common::{self, Broker, WATCHDOG, child_of, eventually, report, wait_until};
 
@@ -74,7 +75,7 @@ pub fn run() {
     let mut broker = Broker::start(provider.addr(), config());
     let pid = broker.pid();
     at_rest(&broker, "before the first client");
-    let holdings = holdings(pid);
+    let holdings = holdings_at_rest(pid);
 
     let survivors = Survivors::start(&broker);
     let bag = hunt(&broker);
@@ -98,8 +99,9 @@ pub fn run() {
     assert!(!broker.log().contains("panicked"), "the broker panicked:\n{}", broker.log());
     assert_kept(history, &provider);
     everything_can_be_had_again(&broker);
-    let back = wait_until(RELEASE + COUNTERS, || self::holdings(pid) == holdings);
-    assert!(back, "descriptors and mappings were {holdings:?}, are {:?}", self::holdings(pid));
+    let back = wait_until(RELEASE + COUNTERS, || common::proc::holdings(pid) == holdings);
+    let now = common::proc::holdings(pid);
+    assert!(back, "descriptors and mappings were {holdings:?}, are {now:?}");
 }
 
 fn config() -> common::Config {
@@ -272,26 +274,6 @@ fn at_rest(broker: &Broker, when: &str) -> Vec<Gauge> {
         value: value as i64,
     };
     vec![gauge("sessions", counters.sessions), gauge("exchanges", counters.exchanges)]
-}
-
-/// Bells, process handles and segments of the broker: what only sessions have. Upstream
-/// connections may stay open, they are there to be used again.
-fn holdings(broker: u32) -> BTreeMap<String, usize> {
-    let mut held = BTreeMap::new();
-    let kinds = ["eventfd", "pidfd", "ringmain-caller", "ringmain-responder"];
-    let mut count = |text: &str| {
-        if let Some(kind) = kinds.iter().find(|kind| text.contains(*kind)) {
-            *held.entry((*kind).to_owned()).or_default() += 1;
-        }
-    };
-    for entry in fs::read_dir(format!("/proc/{broker}/fd")).unwrap().flatten() {
-        // One may be closed while it is looked at.
-        let target = fs::read_link(entry.path()).unwrap_or_default();
-        count(&target.to_string_lossy());
-    }
-    let maps = fs::read_to_string(format!("/proc/{broker}/maps")).unwrap();
-    maps.lines().for_each(count);
-    held
 }
 
 /// No charge was lost on the way: the uid can have every session, every byte of segments and

@@ -1,7 +1,6 @@
 //! The world that the clients die in, and what must be true of it afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -15,6 +14,7 @@ use ringmain_sim::{Provider, ProviderConfig, Script};
 
 use super::client::Case;
 use super::march::Toll;
+use crate::common::proc::holdings_at_rest;
 use crate::common::record::Plan;
 use crate::common::{self, Broker, WATCHDOG, eventually, wait_until};
 
@@ -63,7 +63,7 @@ impl World {
             ..common::Config::default()
         };
         let broker = Broker::start(provider.addr(), config);
-        let holdings = holdings(broker.pid());
+        let holdings = holdings_at_rest(broker.pid());
         let is_over = Arc::new(AtomicBool::new(false));
         let client = Client::at(broker.socket()).unwrap();
         let told = is_over.clone();
@@ -182,8 +182,9 @@ impl World {
         assert_eq!(counters.refusals.iter().find(is_odd), None, "nobody did anything wrong");
         assert_eq!(counters.failures.iter().find(is_odd), None, "nobody did anything wrong");
         everything_can_be_had_again(&broker);
-        let back = wait_until(RELEASE + COUNTERS, || self::holdings(pid) == holdings);
-        assert!(back, "descriptors and mappings were {holdings:?}, are {:?}", self::holdings(pid));
+        let back = wait_until(RELEASE + COUNTERS, || common::proc::holdings(pid) == holdings);
+        let now = common::proc::holdings(pid);
+        assert!(back, "descriptors and mappings were {holdings:?}, are {now:?}");
     }
 }
 
@@ -245,19 +246,6 @@ fn at_rest(broker: &Broker) -> Vec<Gauge> {
     let gauge =
         |name: &str, value: u64| Gauge { name: name.into(), rest: 0, value: value.cast_signed() };
     vec![gauge("sessions", counters.sessions), gauge("exchanges", counters.exchanges)]
-}
-
-/// Bells, process handles and segments of the broker: what only sessions have.
-fn holdings(broker: u32) -> BTreeMap<String, usize> {
-    let kinds = ["eventfd", "pidfd", "ringmain-caller", "ringmain-responder"];
-    let fds = fs::read_dir(format!("/proc/{broker}/fd")).unwrap().flatten();
-    // One may be closed while it is looked at.
-    let fds = fds.map(|fd| fs::read_link(fd.path()).unwrap_or_default());
-    let fds: Vec<String> = fds.map(|path| path.to_string_lossy().into_owned()).collect();
-    let maps = fs::read_to_string(format!("/proc/{broker}/maps")).unwrap();
-    let lines = || fds.iter().map(String::as_str).chain(maps.lines());
-    let count = |kind: &str| lines().filter(|line| line.contains(kind)).count();
-    kinds.iter().map(|kind| ((*kind).to_owned(), count(kind))).collect()
 }
 
 /// No charge was lost on the way: the uid can have every session, every byte of segments and

@@ -1,10 +1,14 @@
 //! The units, judged by systemd's own tools, and the product under what they promise.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "systemd/calls.rs"]
+mod calls;
 mod common;
+#[path = "systemd/confined.rs"]
+mod confined;
 
-use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,6 +20,9 @@ use ringmain_sim::{Provider, ProviderConfig};
 use tempfile::TempDir;
 
 use common::{required, ringmain};
+
+/// A uid that the brokers here let in besides their own.
+const OTHER_UID: u32 = 4242;
 
 fn unit(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd").join(name)
@@ -47,7 +54,7 @@ impl World {
         let provider = Provider::start(ProviderConfig::default()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "[broker]\nsocket = {:?}\nsocket_group = \"{}\"\n\
+            "[broker]\nsocket = {:?}\nsocket_group = \"{}\"\nallow = [\"uid:{OTHER_UID}\"]\n\
              [[endpoint]]\nname = \"local\"\nbase_url = {:?}\n",
             dir.path().join("broker.sock"),
             ringmain_shm::process::own_gid(),
@@ -63,21 +70,43 @@ impl World {
 
     fn serve(&self, mut command: Command) -> Daemon {
         command.args(["serve", "--config"]).arg(self.path("ringmain.toml"));
+        self.spawn(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Daemon {
         command.env_remove("RINGMAIN_SOCKET").stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(fs::File::create(self.path("log")).unwrap());
         Daemon(command.spawn().unwrap())
     }
 
     fn chat(&self) -> Output {
-        Command::new(ringmain())
-            .args(["chat", "--model", "tiny", "[[sim n=8 seed=1]]"])
-            .env("RINGMAIN_SOCKET", self.path("broker.sock"))
-            .output()
-            .unwrap()
+        self.chat_with("[[sim n=8 seed=1]]").output().unwrap()
+    }
+
+    fn chat_with(&self, prompt: &str) -> Command {
+        let mut command = Command::new(ringmain());
+        command.args(["chat", "--model", "tiny", prompt]);
+        command.env("RINGMAIN_SOCKET", self.path("broker.sock"));
+        command
+    }
+
+    /// Lets every user of the host get to the socket.
+    fn open_to_all(&self) {
+        for (path, mode) in [(self.dir.path(), 0o755), (&self.path("broker.sock"), 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
     }
 
     fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A killed broker leaves its counters behind.
+        let counters = ringmain_broker::counters::segment_name(&self.path("broker.sock"));
+        let _ = fs::remove_file(Path::new("/dev/shm").join(counters));
     }
 }
 
@@ -100,6 +129,24 @@ impl Drop for Daemon {
 fn told(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// One run of the product under the unit's filter, as a process of its own; see [`confined`].
+#[test]
+fn confined_child() {
+    if let Some(script) = common::child_script() {
+        confined::become_broker(Path::new(&script));
+    }
+}
+
+#[test]
+fn the_product_works_within_the_system_calls_of_the_unit() {
+    confined::works_as_the_unit_confines_it();
+}
+
+#[test]
+fn a_system_call_that_the_unit_forgot_is_noticed() {
+    confined::ends_at_a_forgotten_call();
 }
 
 #[test]
@@ -208,85 +255,4 @@ fn the_service_manager_is_told() {
     daemon.signal(Signal::SIGTERM);
     next("STOPPING=1");
     assert!(daemon.0.wait().unwrap().success());
-}
-
-#[test]
-fn the_product_stays_within_the_system_calls_of_the_unit() {
-    let Some(analyze) = tool("systemd-analyze") else { return };
-    let Some(strace) = tool("strace") else { return };
-    let allowed = allowed_calls(&analyze);
-    for needed in ["epoll_wait", "memfd_create", "io_submit", "pidfd_open", "eventfd2"] {
-        assert!(allowed.contains(needed), "{needed} is not allowed");
-    }
-    assert!(!allowed.contains("ptrace") && !allowed.contains("mount"));
-
-    let world = World::new();
-    let trace = world.path("trace");
-    let mut command = Command::new(strace);
-    command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(&trace).arg(ringmain());
-    let mut daemon = world.serve(command);
-    common::eventually("the socket is there", || world.path("broker.sock").exists());
-    let output = world.chat();
-    assert!(output.status.success(), "{}\n{}", told(&output), world.log());
-    let broker = fs::read_to_string(&trace).unwrap();
-    let pid = broker.split_ascii_whitespace().next().unwrap().parse().unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGHUP).unwrap();
-    common::eventually("it reloads", || world.log().contains("read again"));
-    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-    assert!(daemon.0.wait().unwrap().success());
-
-    let used = calls_in(&fs::read_to_string(&trace).unwrap());
-    assert!(used.len() > 20, "{used:?}");
-    // The socket is bound by systemd when the unit runs; by hand the broker does it itself.
-    let by_hand =
-        ["chmod", "fchmod", "fchmodat", "lchown", "unlink", "unlinkat"].map(str::to_owned);
-    let beyond: Vec<_> = used.difference(&allowed).filter(|call| !by_hand.contains(call)).collect();
-    assert!(beyond.is_empty(), "the unit forbids {beyond:?}");
-}
-
-/// Names of the system calls in a trace whose lines are `PID name(..`.
-fn calls_in(trace: &str) -> BTreeSet<String> {
-    let call = |line: &str| {
-        let rest = line.split_once(' ')?.1.trim_start();
-        let name = rest.split('(').next()?;
-        let is_name =
-            name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        (is_name && !name.is_empty() && name.len() < rest.len()).then(|| name.to_owned())
-    };
-    trace.lines().filter_map(call).collect()
-}
-
-/// The unit's filter as systemd reads it: the first line decides that it is a list of allowed
-/// calls, lines with `~` take away, further ones add.
-fn allowed_calls(analyze: &Path) -> BTreeSet<String> {
-    let service = fs::read_to_string(unit("ringmain.service")).unwrap();
-    let mut allowed = expand(analyze, "@default");
-    // systemd itself needs it to start the program.
-    allowed.insert("execve".to_owned());
-    for line in service.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
-        let (takes_away, names) = match line.strip_prefix('~') {
-            Some(names) => (true, names),
-            None => (false, line),
-        };
-        for name in names.split_ascii_whitespace() {
-            for call in expand(analyze, name) {
-                match takes_away {
-                    true => drop(allowed.remove(&call)),
-                    false => drop(allowed.insert(call)),
-                }
-            }
-        }
-    }
-    allowed
-}
-
-fn expand(analyze: &Path, name: &str) -> BTreeSet<String> {
-    if !name.starts_with('@') {
-        return BTreeSet::from([name.to_owned()]);
-    }
-    let output = Command::new(analyze).args(["syscall-filter", "--no-pager", name]).output();
-    let text = told(&output.unwrap());
-    let entries = text.lines().filter(|line| line.starts_with("    ")).map(str::trim);
-    let entries = entries.filter(|entry| !entry.is_empty() && !entry.starts_with('#'));
-    entries.flat_map(|entry| expand(analyze, entry)).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringmain_broker::{
     Allow, BrokerConfig, ProducerRule, Route, RouteError, RouteTable, Server, Target,
 };
-use ringmain_upstream::{Endpoint, EndpointConfig, EndpointError};
+use ringmain_upstream::{Endpoint, EndpointConfig, EndpointError, FreshKey};
 
 use crate::config::{
     Config, ConfigError, EndpointSection, Fault, Identity, ProducerSection, RouteSection,
@@ -29,34 +29,54 @@ pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
     broker
 }
 
-/// The routes and endpoints. Reads the key files. An endpoint of `running` whose section did not
-/// change is kept, with its connections, and reads its key again.
-///
-/// # Errors
-/// [`ConfigError::Faults`] names the line of every key that cannot be had.
-pub fn route_table(
-    config: &Config,
-    running: &[(&EndpointSection, Arc<Endpoint>)],
-) -> Result<RouteTable, AssembleError> {
-    let mut faults = Vec::new();
-    let mut endpoints = Vec::with_capacity(config.endpoints.len());
-    for section in &config.endpoints {
-        let kept = running.iter().find(|(earlier, _)| earlier.is_same(section));
-        let made = match kept {
-            Some((_, endpoint)) => endpoint.reload_key().map(|()| Arc::clone(endpoint)),
-            None => Endpoint::new(endpoint_config(section)).map(Arc::new),
-        };
-        match made {
-            Ok(endpoint) => endpoints.push(endpoint),
-            Err(error) => faults.push(endpoint_fault(section, &error)),
+/// Routes and endpoints that were read and found good, and change nothing yet.
+pub struct Prepared {
+    table: RouteTable,
+    /// New keys of endpoints that are kept.
+    keys: Vec<(Arc<Endpoint>, FreshKey)>,
+}
+
+impl Prepared {
+    /// Reads the key files and judges everything. An endpoint of `running` whose section did not
+    /// change is kept, with its connections, and gets a fresh key.
+    ///
+    /// # Errors
+    /// [`ConfigError::Faults`] names the line of every key that cannot be had.
+    pub fn new(
+        config: &Config,
+        running: &[(&EndpointSection, Arc<Endpoint>)],
+    ) -> Result<Prepared, AssembleError> {
+        let (mut endpoints, mut keys, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+        for section in &config.endpoints {
+            let kept = running.iter().find(|(earlier, _)| earlier.is_same(section));
+            let made = match kept {
+                Some((_, endpoint)) => endpoint.read_key().map(|key| {
+                    keys.push((Arc::clone(endpoint), key));
+                    Arc::clone(endpoint)
+                }),
+                None => Endpoint::new(endpoint_config(section)).map(Arc::new),
+            };
+            match made {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(error) => faults.push(endpoint_fault(section, &error)),
+            }
         }
+        if !faults.is_empty() {
+            return Err(ConfigError::Faults { path: config.path.clone(), faults }.into());
+        }
+        let routes = config.routes.iter().map(route).collect();
+        let producers = config.producers.iter().map(producer).collect();
+        let table = RouteTable::new(routes, endpoints)?.with_producers(producers);
+        Ok(Prepared { table, keys })
     }
-    if !faults.is_empty() {
-        return Err(ConfigError::Faults { path: config.path.clone(), faults }.into());
+
+    /// Brings the fresh keys into use; the table is the broker's to take. Cannot fail.
+    pub fn commit(self) -> RouteTable {
+        for (endpoint, key) in self.keys {
+            endpoint.use_key(key);
+        }
+        self.table
     }
-    let routes = config.routes.iter().map(route).collect();
-    let producers = config.producers.iter().map(producer).collect();
-    Ok(RouteTable::new(routes, endpoints)?.with_producers(producers))
 }
 
 /// Why a configuration that reads well makes no broker.

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -288,22 +289,39 @@ fn reload_takes_a_good_file_and_refuses_a_faulty_one() {
     assert!(ask("more").status.success(), "the routes of the last good file serve on");
 }
 
+/// A folder with a private key file in it.
+struct KeyFile(TempDir);
+
+impl KeyFile {
+    fn new(key: &str) -> KeyFile {
+        let file = KeyFile(tempfile::tempdir().unwrap());
+        file.write(key);
+        file
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("key")
+    }
+
+    fn write(&self, key: &str) {
+        let mut file = fs::File::options();
+        let file = file.create(true).write(true).truncate(true).mode(0o600).open(self.path());
+        std::io::Write::write_all(&mut file.unwrap(), key.as_bytes()).unwrap();
+    }
+
+    fn config(&self) -> Config {
+        let endpoint = format!("key_file = {:?}", self.path().to_str().unwrap());
+        Config { endpoint, ..Config::default() }
+    }
+}
+
 #[test]
 fn reload_reads_key_files_again() {
-    use std::os::unix::fs::OpenOptionsExt;
     let provider = provider();
-    let keys = tempfile::tempdir().unwrap();
-    let key = keys.path().join("key");
-    let write = |text: &str| {
-        let mut file = fs::File::options();
-        let mut file = file.create(true).write(true).truncate(true).mode(0o600).open(&key).unwrap();
-        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-    };
-    write("first\n");
-    let endpoint = format!("key_file = {:?}", key.to_str().unwrap());
-    let broker = Broker::start(provider.addr(), Config { endpoint, ..Config::default() });
+    let key = KeyFile::new("first\n");
+    let broker = Broker::start(provider.addr(), key.config());
     assert!(chat(&broker, "[[sim n=1]]").status.success());
-    write("second\n");
+    key.write("second\n");
     broker.signal(Signal::SIGHUP);
     broker.await_log("configuration read again");
     assert!(chat(&broker, "[[sim n=1]]").status.success());
@@ -313,6 +331,29 @@ fn reload_reads_key_files_again() {
     let connections: Vec<_> = provider.log().iter().map(|record| record.connection).collect();
     assert_eq!(connections[0], connections[1], "an unchanged endpoint keeps its connections");
     assert!(!broker.log().contains("first") && !broker.log().contains("second"));
+}
+
+#[test]
+fn a_refused_reload_leaves_the_old_key_in_use() {
+    let provider = provider();
+    let key = KeyFile::new("first\n");
+    let mut broker = Broker::start(provider.addr(), key.config());
+    assert!(chat(&broker, "[[sim n=1]]").status.success());
+    key.write("second\n");
+    // Its fault shows only when the file reads well and the first endpoint's key is at hand.
+    let mut faulty = key.config();
+    faulty.tail = format!(
+        "[[endpoint]]\nname = \"b\"\nbase_url = \"http://127.0.0.1:9/v1\"\nkey_file = {:?}\n",
+        key.path().with_file_name("absent")
+    );
+    broker.reconfigure(faulty);
+    broker.signal(Signal::SIGHUP);
+    broker.await_log("the old one stays in use");
+    assert!(broker.log().contains("absent"), "{}", broker.log());
+    assert!(chat(&broker, "[[sim n=1]]").status.success());
+    let hashes: Vec<_> = provider.log().iter().map(|r| r.authorization_hash).collect();
+    assert_eq!(hashes.len(), 2);
+    assert!(hashes[0] == hashes[1] && hashes[0] != 0, "{hashes:?}");
 }
 
 #[test]

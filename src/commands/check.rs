@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use ringmain_broker::Server;
 use ringmain_upstream::KeySource;
 
-use crate::assemble::route_table;
+use crate::assemble::Prepared;
 use crate::cli::ConfigFile;
 use crate::commands::Outcome;
 use crate::config::{Config, Identity, RouteSection, server_socket};
@@ -15,7 +15,7 @@ use crate::config::{Config, Identity, RouteSection, server_socket};
 pub fn run(args: &ConfigFile) -> Outcome {
     let config = Config::load(&args.config)?;
     // The keys are part of it: a broker would not start without them.
-    route_table(&config, &[])?;
+    Prepared::new(&config, &[])?;
     summarize(&config, &mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,5 +29,5 @@ pub use body::Witness;
 pub use call::{Call, Progress};
 pub use config::{Dialect, EndpointConfig, Http2, KeySource, Stored, UsageSplice};
 pub use decode::{Decoder, DecoderConfig, Piece, Verdict};
-pub use endpoint::{Endpoint, EndpointError, EndpointStats};
+pub use endpoint::{Endpoint, EndpointError, EndpointStats, FreshKey};
 pub use error::UpstreamError;

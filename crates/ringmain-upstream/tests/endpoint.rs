@@ -335,7 +335,7 @@ async fn requests_carry_what_they_must_and_nothing_else() {
     assert!(!format!("{endpoint:?}").contains("canary"));
 
     std::fs::write(key.path(), "sk-second").unwrap();
-    endpoint.reload_key().unwrap();
+    endpoint.use_key(endpoint.read_key().unwrap());
     let mut head = RequestHead::new("tiny", "/models");
     head.method = Method::Get;
     endpoint.send(Call::new(&head, Bytes::new(), Mode::Body, Flags::NONE)).await.unwrap();

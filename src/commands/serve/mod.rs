@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::assemble::{broker_config, route_table};
+use crate::assemble::{Prepared, broker_config};
 use crate::cli::ConfigFile;
 use crate::commands::Outcome;
 use crate::config::Config;
@@ -54,7 +54,7 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 async fn serve(config: Config, threads: usize) -> Outcome {
     // From here on no signal ends the process by itself.
     let (stop, hangup) = (Stop::new(), Hangup::new());
-    let table = route_table(&config, &[])?;
+    let table = Prepared::new(&config, &[])?.commit();
     let (listener, socket) = listener::open(&config.broker)?;
     warn_of_exposed_keys(&config);
     announce_limits();

@@ -7,7 +7,7 @@ use ringmain_broker::Broker;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::assemble::{AssembleError, route_table};
+use crate::assemble::{AssembleError, Prepared};
 use crate::config::Config;
 use crate::signals::received;
 
@@ -58,16 +58,16 @@ impl Reloader {
         }
     }
 
-    /// All or nothing: a faulty file changes nothing.
+    /// All or nothing: first everything is read and judged, then it is brought into use.
     fn reload(&mut self) -> Result<(), AssembleError> {
         let config = Config::load(&self.config.path)?;
         let running = self.broker.endpoints();
         let kept: Vec<_> = self.config.endpoints.iter().zip(running).collect();
-        let table = route_table(&config, &kept)?;
+        let prepared = Prepared::new(&config, &kept)?;
         if !config.has_same_start(&self.config) {
             warn!("[broker], [limits] or [quota] changed; that takes effect at the next start");
         }
-        self.broker.swap_routes(table);
+        self.broker.swap_routes(prepared.commit());
         // What only takes effect at a start is compared with what was in effect at the start.
         let Config { endpoints, producers, routes, .. } = config;
         (self.config.endpoints, self.config.routes) = (endpoints, routes);

@@ -51,6 +51,10 @@ pub struct Endpoint {
     witness: OnceLock<Witness>,
 }
 
+/// A key that was read and is not yet in use.
+#[derive(Debug)]
+pub struct FreshKey(Option<Credential>);
+
 /// Why an endpoint could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -133,15 +137,19 @@ impl Endpoint {
         &self.config
     }
 
-    /// Reads the key again; on an error the old one stays in use. Requests that are under way
-    /// keep the key that they were sent with.
+    /// Reads the key again and leaves the one in use alone: a reload changes something only after
+    /// everything that it needs was read.
     ///
     /// # Errors
     /// [`EndpointError::Key`].
-    pub fn reload_key(&self) -> Result<(), EndpointError> {
-        let credential = load_key(&self.config)?;
-        *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
-        Ok(())
+    pub fn read_key(&self) -> Result<FreshKey, EndpointError> {
+        load_key(&self.config).map(FreshKey)
+    }
+
+    /// Uses this key from now on. Requests that are under way keep the one that they were sent
+    /// with.
+    pub fn use_key(&self, key: FreshKey) {
+        *self.credential.write().unwrap_or_else(PoisonError::into_inner) = key.0;
     }
 
     /// Lets a test see where the bodies stand that the HTTP client takes. The first witness stays.

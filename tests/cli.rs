@@ -193,6 +193,26 @@ fn chat_tells_an_error_in_one_sentence_and_by_its_status() {
 }
 
 #[test]
+fn errors_say_what_happened_once() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let socket = broker.socket();
+    let chat = |model: &str, prompt: &str| {
+        stderr(&run(&["chat", "--socket", socket.to_str().unwrap(), "--model", model, prompt]))
+    };
+    let begins = |text: &str, beginning: &str| {
+        assert!(text.starts_with(&format!("ringmain: {beginning}")), "{text}");
+        assert!(!text.contains("while"), "the place is in the sentence: {text}");
+    };
+    begins(&chat("tinny", "x"), r#"no route serves "tinny"; the nearest of 1 is "tiny" ("#);
+    begins(&chat("tiny", "[[sim status=429]]"), "the endpoint answered 429: ");
+    drop(provider);
+    let refused = chat("tiny", "x");
+    begins(&refused, "endpoint local: ");
+    assert_eq!(refused.matches("connection").count(), 1, "{refused}");
+}
+
+#[test]
 fn interrupting_chat_cancels_upstream() {
     let provider = provider();
     let broker = Broker::start(provider.addr(), Config::default());

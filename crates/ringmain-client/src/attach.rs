@@ -122,7 +122,10 @@ impl Knock {
 
     /// Checks and maps what the broker granted.
     pub(crate) fn finish(self, welcome: Welcome, fds: Vec<OwnedFd>) -> Result<Attachment> {
-        let bad = |text: String| Error::new(Code::ViolationSegment, Stage::Attach, text);
+        let bad = |what: String| {
+            let text = format!("what the broker granted is not valid: {what}; update both sides");
+            Error::new(Code::ViolationSegment, Stage::Attach, text)
+        };
         let [own, theirs, broker_bell, bell] = <[OwnedFd; 4]>::try_from(fds)
             .map_err(|fds| bad(format!("{} descriptors came, 4 are due", fds.len())))?;
         let geometry = welcome.geometry;
@@ -219,18 +222,23 @@ fn judge(buffer: &[u8], received: Received) -> Result<(Welcome, Vec<OwnedFd>)> {
         let hung_up = io::Error::from(io::ErrorKind::UnexpectedEof);
         return Err(lost("the broker hung up", hung_up));
     }
-    let bad = |text: String| Error::new(Code::ViolationControl, Stage::Attach, text);
+    let bad = |what: String| {
+        let text = format!("the answer of the broker is not valid: {what}; update both sides");
+        Error::new(Code::ViolationControl, Stage::Attach, text)
+    };
     if received.truncated {
-        return Err(bad("the answer of the broker was cut by the kernel".to_owned()));
+        return Err(bad("it was cut by the kernel".to_owned()));
     }
     match Message::parse(&buffer[..received.bytes]) {
         Ok(Message::Welcome(welcome)) => Ok((welcome, received.fds)),
         Ok(Message::Refused(refused)) => Err(Error::new(refused.code, Stage::Attach, refused.text)),
         Ok(Message::Goodbye(goodbye)) => Err(Error::new(goodbye.code, Stage::Attach, goodbye.text)),
-        Ok(Message::Draining) => {
-            Err(Error::new(Code::Draining, Stage::Attach, "the broker takes nothing new"))
-        }
-        Ok(_) => Err(bad("the broker answered with something else than a welcome".to_owned())),
+        Ok(Message::Draining) => Err(Error::new(
+            Code::Draining,
+            Stage::Attach,
+            "the broker is shutting down and takes nothing new",
+        )),
+        Ok(_) => Err(bad("it is no welcome".to_owned())),
         Err(error @ ControlError::Abi { .. }) => {
             let text = format!("{error}; update the older of the two");
             Err(Error::new(Code::Abi, Stage::Attach, text))

@@ -41,7 +41,7 @@ fn candidates_from(
 
 /// The error of a search that found no broker: names every path and what was wrong with it.
 pub(crate) fn absent(tried: &[(PathBuf, io::Error)]) -> Error {
-    let mut text = String::from("tried ");
+    let mut text = String::from("no broker answers: tried ");
     for (at, (path, error)) in tried.iter().enumerate() {
         let comma = if at == 0 { "" } else { ", " };
         // Writing to a String cannot fail.

@@ -47,6 +47,8 @@ struct Report {
 }
 
 impl Error {
+    /// The message says by itself what happened, where, and what to do: nothing is put in front
+    /// of it.
     pub(crate) fn new(code: Code, stage: Stage, message: impl Into<String>) -> Error {
         Error(Box::new(Report {
             code,
@@ -75,7 +77,7 @@ impl Error {
     }
 
     pub(crate) fn body_too_large(limit: u64, asked: u64) -> Error {
-        let message = format!("{asked} bytes asked for, {limit} are possible; send less");
+        let message = format!("a body may take {limit} bytes, {asked} were asked for; send less");
         let mut error = Error::new(Code::BodyTooLarge, Stage::Submit, message);
         error.0.limit = Some(limit);
         error
@@ -149,7 +151,8 @@ impl Error {
         &self.0.provider_code
     }
 
-    /// What happened, where, and what to do; ends with the broker's log id where there is one.
+    /// What happened, where, and what to do, in one sentence; ends with the broker's log id where
+    /// there is one.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -174,11 +177,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A message that says what happened by itself is not introduced by the same words.
-        if self.message().starts_with(self.code().sentence()) {
-            return f.write_str(self.message());
+        match self.message() {
+            // Only a peer that is not of this project says nothing.
+            "" => write!(f, "{} {}", self.code(), self.stage()),
+            message => f.write_str(message),
         }
-        write!(f, "{} {}: {}", self.code(), self.stage(), self.message())
     }
 }
 
@@ -230,11 +233,21 @@ mod tests {
     #[test]
     fn the_text_says_what_where_and_what_to_do() {
         let error = Error::body_too_large(10, 11);
-        assert_eq!(
-            error.to_string(),
-            "the body is larger than the limit while submitting: \
-             11 bytes asked for, 10 are possible; send less"
-        );
+        let text = "a body may take 10 bytes, 11 were asked for; send less";
+        assert_eq!(error.to_string(), text);
         assert_eq!(error.limit(), Some(10));
+    }
+
+    #[test]
+    fn the_words_of_the_broker_stand_alone() {
+        let told = |message| {
+            Error::from_frame(&ErrorFrame::new(Code::UnknownRoute, Stage::Intake, message))
+        };
+        let text = "no route serves \"tinny\"; the nearest of 3 is \"tiny\" (rm-1-2)";
+        assert_eq!(told(text).to_string(), text);
+        assert_eq!(
+            told("").to_string(),
+            "no route serves this model while the request was checked"
+        );
     }
 }

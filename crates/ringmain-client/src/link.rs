@@ -448,7 +448,8 @@ pub(crate) fn new_reader(attachment: &Attachment, lane: LaneId) -> Reader {
 }
 
 pub(crate) fn deadline_error() -> Error {
-    Error::new(Code::DeadlineExceeded, Stage::Relay, "the exchange was cancelled; allow more time")
+    let text = "the deadline passed and the exchange was cancelled; allow more time";
+    Error::new(Code::DeadlineExceeded, Stage::Relay, text)
 }
 
 fn sleep_error(error: io::Error) -> Error {

@@ -37,12 +37,12 @@ impl Fault {
         let session = attachment.welcome.session;
         match self {
             Fault::Closed(code, text) => {
-                Error::new(*code, Stage::Relay, format!("the broker closed the session: {text}"))
+                Error::new(*code, Stage::Relay, format!("the session was closed: {text}"))
             }
             Fault::Gone if restarted => Error::new(
                 Code::BrokerRestarted,
                 Stage::Relay,
-                format!("session {session} belonged to a broker that was replaced; send it again"),
+                format!("the broker of session {session} was replaced; send the request again"),
             ),
             Fault::Gone => Error::new(
                 Code::BrokerGone,
@@ -81,5 +81,5 @@ pub(crate) fn read_news(control: &Control) -> News {
 }
 
 fn unexpected(what: &str) -> Fault {
-    Fault::Closed(Code::ViolationControl, what.to_owned())
+    Fault::Closed(Code::ViolationControl, format!("the broker sent nonsense: {what}"))
 }

@@ -154,7 +154,7 @@ impl Reader {
             return Err(foreign(frame.exchange, self.exchange));
         }
         if self.joined.len() + frame.payload.len() > JOINED_BYTES_MAX {
-            let text = format!("an event of more than {JOINED_BYTES_MAX} bytes");
+            let text = format!("the answer holds an event of more than {JOINED_BYTES_MAX} bytes");
             return Err(Error::new(Code::UpstreamTooLarge, Stage::Relay, text));
         }
         self.progress.note(frame.kind, frame.payload.len(), frame.time_ns);
@@ -205,6 +205,7 @@ fn vanished() -> Error {
 }
 
 fn foreign(found: ExchangeId, awaited: ExchangeId) -> Error {
-    let text = format!("a frame of exchange {} on the lane of exchange {}", found.0, awaited.0);
+    let (found, awaited) = (found.0, awaited.0);
+    let text = format!("a frame of exchange {found} came on the lane of exchange {awaited}");
     Error::new(Code::ViolationFrame, Stage::Relay, text)
 }

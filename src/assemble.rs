@@ -93,6 +93,7 @@ pub enum AssembleError {
 
 fn endpoint_config(section: &EndpointSection) -> EndpointConfig {
     let mut endpoint = EndpointConfig::new(section.name.as_str(), section.base_url.as_str());
+    endpoint.dialect = section.dialect;
     endpoint.key = section.key.clone();
     endpoint.usage = section.usage;
     endpoint.stored = section.stored;

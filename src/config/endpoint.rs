@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
-use ringmain_upstream::{Http2, KeySource, Stored, UsageSplice};
+use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
 
 use super::KeyFolder;
 use super::section::Section;
@@ -16,6 +16,8 @@ pub struct EndpointSection {
     pub name: String,
     /// The address that API paths are appended to.
     pub base_url: String,
+    /// The language that it speaks.
+    pub dialect: Dialect,
     /// The credential.
     pub key: KeySource,
     /// Where the key is named in the file, for a fault found when it is read.
@@ -83,7 +85,7 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
                 None
             }
         });
-    table.parsed("dialect", parse_dialect);
+    let dialect = table.parsed("dialect", parse_dialect);
     let usage = table.parsed("usage", parse_usage);
     let stored = table.parsed("stored", parse_stored);
     let http2 = table.parsed("http2", parse_http2);
@@ -91,6 +93,7 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
     let endpoint = EndpointSection {
         name: name.map(|name| name.value).unwrap_or_default(),
         base_url: base_url.unwrap_or_default(),
+        dialect: dialect.map(|at| at.value).unwrap_or_default(),
         key,
         key_line,
         usage: usage.map(|at| at.value).unwrap_or_default(),
@@ -145,12 +148,11 @@ fn parse_base_url(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_dialect(text: &str) -> Result<(), String> {
+fn parse_dialect(text: &str) -> Result<Dialect, String> {
     match text {
-        "openai" => Ok(()),
-        _ => {
-            Err(format!("{text:?} is not a dialect that this version speaks; it speaks \"openai\""))
-        }
+        "openai" => Ok(Dialect::OpenAi),
+        "anthropic" => Ok(Dialect::Anthropic),
+        _ => Err(format!("{text:?} is neither \"openai\" nor \"anthropic\"")),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmain_broker::Server;
-use ringmain_upstream::{Http2, KeySource, Stored, UsageSplice};
+use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
 
 use super::*;
 
@@ -51,6 +51,7 @@ connect_timeout = "250ms"
 [[endpoint]]
 name = "other"
 base_url = "https://api.example.com/v1"
+dialect = "anthropic"
 key_env = "OTHER_KEY"
 
 [[route]]
@@ -84,6 +85,7 @@ fn a_whole_file_is_read() {
     assert_eq!(local.connect_timeout, Some(Duration::from_millis(250)));
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
     assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 30));
+    assert_eq!((local.dialect, other.dialect), (Dialect::OpenAi, Dialect::Anthropic));
     assert_eq!((local.stored, other.stored), (Stored::Shared, Stored::Refused));
     let tiny = &config.routes[0];
     assert_eq!(tiny.targets[1].model.as_deref(), Some("tiny-2"));

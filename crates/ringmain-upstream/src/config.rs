@@ -58,6 +58,8 @@ impl EndpointConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dialect {
+    /// The messages API of Anthropic.
+    Anthropic,
     /// The OpenAI API and the many servers that speak it.
     #[default]
     OpenAi,

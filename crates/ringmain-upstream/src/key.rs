@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use http::HeaderValue;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use crate::config::KeySource;
+use crate::config::{Dialect, KeySource};
 
 /// Most bytes of a key.
 const KEY_BYTES_MAX: usize = 8 * 1024;
@@ -67,14 +67,17 @@ pub enum KeyError {
     },
 }
 
-/// The Authorization of an endpoint, ready to be sent. It is marked sensitive: HTTP/2 keeps it out
-/// of its compression tables, and no Debug shows it.
+/// The credential of an endpoint, ready to be sent in the header of its dialect. It is marked
+/// sensitive: HTTP/2 keeps it out of its compression tables, and no Debug shows it.
 #[derive(Clone)]
-pub(crate) struct Credential(HeaderValue);
+pub(crate) struct Credential {
+    name: HeaderName,
+    value: HeaderValue,
+}
 
 impl Credential {
     /// Reads the key; `None` when the endpoint has none.
-    pub fn load(source: &KeySource) -> Result<Option<Credential>, KeyError> {
+    pub fn load(source: &KeySource, dialect: Dialect) -> Result<Option<Credential>, KeyError> {
         let (key, origin) = match source {
             KeySource::None => return Ok(None),
             KeySource::File(path) => (read_file(path)?, path.display().to_string()),
@@ -83,10 +86,12 @@ impl Credential {
                 (SecretString::from(key), format!("the variable {name}"))
             }
         };
-        Credential::new(&key).map(Some).map_err(|reason| KeyError::Content { origin, reason })
+        Credential::new(&key, dialect)
+            .map(Some)
+            .map_err(|reason| KeyError::Content { origin, reason })
     }
 
-    fn new(key: &SecretString) -> Result<Credential, &'static str> {
+    fn new(key: &SecretString, dialect: Dialect) -> Result<Credential, &'static str> {
         let key = key.expose_secret().trim_end_matches(['\n', '\r']);
         if key.is_empty() {
             return Err("the key is empty");
@@ -94,15 +99,23 @@ impl Credential {
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("the key holds a character other than visible ASCII");
         }
-        let bearer = Zeroizing::new(format!("Bearer {key}"));
+        let (name, text) = match dialect {
+            Dialect::OpenAi => (AUTHORIZATION, format!("Bearer {key}")),
+            Dialect::Anthropic => (HeaderName::from_static("x-api-key"), key.to_owned()),
+        };
+        let text = Zeroizing::new(text);
         let mut value =
-            HeaderValue::from_str(&bearer).map_err(|_| "the key cannot stand in a header")?;
+            HeaderValue::from_str(&text).map_err(|_| "the key cannot stand in a header")?;
         value.set_sensitive(true);
-        Ok(Credential(value))
+        Ok(Credential { name, value })
+    }
+
+    pub fn name(&self) -> HeaderName {
+        self.name.clone()
     }
 
     pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+        self.value.clone()
     }
 }
 
@@ -167,7 +180,28 @@ mod tests {
     }
 
     fn load(file: &tempfile::NamedTempFile) -> Result<Credential, KeyError> {
-        Credential::load(&KeySource::File(file.path().to_owned())).map(Option::unwrap)
+        load_for(file, Dialect::OpenAi)
+    }
+
+    fn load_for(file: &tempfile::NamedTempFile, dialect: Dialect) -> Result<Credential, KeyError> {
+        let source = KeySource::File(file.path().to_owned());
+        Credential::load(&source, dialect).map(Option::unwrap)
+    }
+
+    #[test]
+    fn each_dialect_has_its_header() {
+        let file = key_file(b"sk-canary", 0o600);
+        for (dialect, name, value) in [
+            (Dialect::OpenAi, "authorization", "Bearer sk-canary"),
+            (Dialect::Anthropic, "x-api-key", "sk-canary"),
+        ] {
+            let credential = load_for(&file, dialect).unwrap();
+            assert_eq!(
+                (credential.name().as_str(), credential.header().to_str().unwrap()),
+                (name, value)
+            );
+            assert!(credential.header().is_sensitive());
+        }
     }
 
     #[test]
@@ -196,8 +230,15 @@ mod tests {
         }
         assert!(load(&key_file(&[b'k'; 9000], 0o400)).is_err());
         let absent = KeySource::File("/nonexistent/key".into());
-        assert!(Credential::load(&absent).unwrap_err().to_string().contains("/nonexistent/key"));
-        assert!(Credential::load(&KeySource::None).unwrap().is_none());
-        assert!(Credential::load(&KeySource::Env("RINGMAIN_NO_SUCH".into())).is_err());
+        assert!(
+            Credential::load(&absent, Dialect::OpenAi)
+                .unwrap_err()
+                .to_string()
+                .contains("/nonexistent/key")
+        );
+        assert!(Credential::load(&KeySource::None, Dialect::OpenAi).unwrap().is_none());
+        assert!(
+            Credential::load(&KeySource::Env("RINGMAIN_NO_SUCH".into()), Dialect::OpenAi).is_err()
+        );
     }
 }

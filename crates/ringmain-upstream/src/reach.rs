@@ -6,12 +6,14 @@
 use ringmain_wire::head::Method;
 
 /// APIs whose model is the one that the body names.
-const MODEL_IN_BODY: [&str; 8] = [
+const MODEL_IN_BODY: [&str; 10] = [
     "/audio/speech",
     "/chat/completions",
     "/completions",
     "/embeddings",
     "/images/generations",
+    "/messages",
+    "/messages/count_tokens",
     "/moderations",
     "/rerank",
     "/responses",
@@ -63,7 +65,7 @@ mod tests {
             assert!(!goes_by_body_model(Method::Post, &format!("{path}/resp_1/cancel")), "{path}");
             assert!(!goes_by_body_model(Method::Post, &format!("/deployments/m{path}")), "{path}");
         }
-        for path in ["/", "/batches", "/files", "/assistants", "/models", "/x?/completions"] {
+        for path in ["/", "/batches", "/files", "/messages/batches", "/models", "/x?/completions"] {
             assert!(!goes_by_body_model(Method::Post, path), "{path}");
         }
     }

@@ -10,8 +10,9 @@ use ringmain_wire::head::cut;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::failure::is_truthy;
+use super::failure::{self, is_truthy};
 use super::queue::{Queue, ToolText};
+use super::seen::{Seen, Unreadable, Whole};
 use super::text::{inside, owned};
 use super::usage;
 
@@ -36,29 +37,6 @@ struct Choice {
     tools: Vec<(u32, String)>,
     /// The call that a piece without index and id goes on with.
     tool: u32,
-}
-
-/// What one event was.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// Something of the answer.
-    Part,
-    /// Usage and nothing else.
-    UsageAlone,
-    /// An error object.
-    Error,
-}
-
-/// The text cannot be what was asked for.
-#[derive(Debug)]
-pub(super) struct Unreadable(pub String);
-
-impl From<serde_json::Error> for Unreadable {
-    fn from(error: serde_json::Error) -> Unreadable {
-        // The category and place alone: the error's own text may quote the answer.
-        let (what, at) = (error.classify(), error.column());
-        Unreadable(format!("{what:?} error at column {at}"))
-    }
 }
 
 #[derive(Deserialize)]
@@ -140,11 +118,11 @@ struct Part<'a> {
 }
 
 impl Chat {
-    /// Reads one event of a stream, or a whole plain answer.
-    pub fn read(&mut self, data: &[u8], queue: &mut Queue) -> Result<Event, Unreadable> {
+    /// Reads one event of a stream.
+    pub fn read(&mut self, data: &[u8], queue: &mut Queue) -> Result<Seen, Unreadable> {
         let chunk: Chunk<'_> = serde_json::from_slice(data)?;
         if chunk.error.is_some_and(is_truthy) {
-            return Ok(Event::Error);
+            return Ok(Seen::Error(failure::read(data)));
         }
         let choices = chunk.choices.unwrap_or_default();
         // The usage that was asked for comes with no choices, or, elsewhere, with bare ones behind
@@ -155,11 +133,23 @@ impl Chat {
         }
         let told = chunk.usage.or(chunk.x_groq.and_then(|groq| groq.usage)).and_then(usage::read);
         self.usage = told.or(self.usage);
-        Ok(if bare && told.is_some() { Event::UsageAlone } else { Event::Part })
+        Ok(match bare && told.is_some() {
+            true => Seen::Usage,
+            false => Seen::Part { content: queue.content },
+        })
+    }
+
+    /// Reads a whole plain answer, which has the form of an event.
+    pub fn read_whole(&mut self, body: &[u8], queue: &mut Queue) -> Result<Whole, Unreadable> {
+        Ok(match self.read(body, queue)? {
+            Seen::Error(failure) => Whole::Error(failure),
+            _ if self.has_choices() => Whole::Answer,
+            _ => Whole::Nothing,
+        })
     }
 
     /// Whether any choice was met.
-    pub fn has_choices(&self) -> bool {
+    fn has_choices(&self) -> bool {
         !self.choices.is_empty()
     }
 

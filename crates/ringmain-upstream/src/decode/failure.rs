@@ -1,8 +1,11 @@
 //! What a provider says about a failure: in the body of an error status, or under status 200.
 
+use ringmain_wire::Code;
 use ringmain_wire::head::cut;
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+use crate::error::UpstreamError;
 
 /// Most bytes of a provider's message that are passed on.
 const MESSAGE_BYTES_MAX: usize = 300;
@@ -53,6 +56,59 @@ fn read_value(value: &Value) -> Failure {
     Failure {
         code: text("code").or_else(|| text("type")).or_else(|| text("status")).unwrap_or_default(),
         message: one_line(&message.unwrap_or_else(|| error.to_string())),
+    }
+}
+
+/// What stands before a provider's own words where they came under a good status.
+pub(crate) const INSIDE: &str = "the endpoint reported an error inside its answer";
+
+/// An error that the provider reported under a good status.
+pub(super) fn reported(failure: &Failure) -> UpstreamError {
+    let message = match failure.message.as_str() {
+        "" => INSIDE.to_owned(),
+        text => format!("{INSIDE}: {text}"),
+    };
+    let error = UpstreamError::answered(Code::UpstreamError, message);
+    let http_status = status_of(&failure.code);
+    UpstreamError { provider_code: failure.code.clone(), http_status, ..error }
+}
+
+pub(super) fn truncated() -> UpstreamError {
+    let message = "the stream of the endpoint ended before its terminal marker";
+    UpstreamError::answered(Code::UpstreamTruncated, message)
+}
+
+pub(super) fn unreadable(what: &str, reason: &str) -> UpstreamError {
+    let message = format!("the endpoint sent an {what} that cannot be read: {reason}");
+    UpstreamError::answered(Code::UpstreamProtocol, message)
+}
+
+/// The types of error of the messages API and the status that each has as an answer of its own.
+const STATUS_OF_TYPE: [(&str, u16); 10] = [
+    ("invalid_request_error", 400),
+    ("authentication_error", 401),
+    ("billing_error", 402),
+    ("permission_error", 403),
+    ("not_found_error", 404),
+    ("request_too_large", 413),
+    ("rate_limit_error", 429),
+    ("api_error", 500),
+    ("timeout_error", 504),
+    ("overloaded_error", 529),
+];
+
+/// The status that an error of this type would have had before the answer began.
+fn status_of(code: &str) -> Option<u16> {
+    STATUS_OF_TYPE.iter().find(|(known, _)| *known == code).map(|&(_, status)| status)
+}
+
+/// The type of error that the messages API gives a status.
+pub(crate) fn type_of(status: u16) -> &'static str {
+    let known = STATUS_OF_TYPE.iter().find(|&&(_, known)| known == status);
+    match (known, status) {
+        (Some((name, _)), _) => name,
+        (None, 500..) => "api_error",
+        (None, _) => "invalid_request_error",
     }
 }
 

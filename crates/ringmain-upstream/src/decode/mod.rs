@@ -4,12 +4,14 @@
 //!
 //! | answer | mode deltas | mode events | mode body |
 //! |---|---|---|---|
-//! | 2xx, chat or completion, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY |
-//! | 2xx, chat or completion, JSON | DELTA, REASONING, TOOL, USAGE | BODY | BODY |
-//! | 2xx, chat, completion or response, neither | `UpstreamProtocol` | `UpstreamProtocol` | BODY |
+//! | 2xx, a known API, event stream | DELTA, REASONING, TOOL, USAGE | EVENT, USAGE | BODY |
+//! | 2xx, a known API, JSON | DELTA, REASONING, TOOL, USAGE | BODY | BODY |
+//! | 2xx, a known API, neither | `UpstreamProtocol` | `UpstreamProtocol` | BODY |
 //! | 2xx, any other API, event stream | EVENT | EVENT | BODY |
 //! | 2xx, any other API, anything else | BODY | BODY | BODY |
 //! | not 2xx | `UpstreamStatus` | BODY | BODY |
+//!
+//! The known APIs are chat completions and completions, responses, and messages.
 //!
 //! So what has no typed form comes verbatim. The payloads of all EVENT frames of an answer, one
 //! after the other, are the provider's bytes up to and including its terminal marker: each holds
@@ -18,14 +20,19 @@
 //!
 //! The end is good only after the provider's terminal marker: `[DONE]`, or a finish reason of
 //! every choice and then a correctly framed end of the body; for the responses API
-//! `response.completed`, `.failed` or `.incomplete`; for everything else the framed end alone.
+//! `response.completed`, `.failed` or `.incomplete`; for the messages API `message_stop`; for
+//! everything else the framed end alone.
 //! Nothing behind the marker is delivered, except in mode body, which passes on all that comes;
 //! how the body then ends does not matter any more.
 
 mod chat;
 pub(crate) mod failure;
+mod media;
+mod messages;
+mod protocol;
 mod queue;
 mod responses;
+mod seen;
 mod text;
 mod usage;
 
@@ -37,10 +44,11 @@ use crate::config::Dialect;
 use crate::error::UpstreamError;
 use crate::sse::{SseDecoder, TooLong};
 
-use self::chat::{Chat, Unreadable};
-use self::failure::Failure;
+use self::failure::{Failure, reported, truncated, unreadable};
+use self::media::{BLANKS_MAX, Media};
+use self::protocol::Protocol;
 use self::queue::{Place, Queue};
-use self::responses::Responses;
+use self::seen::{Seen, Unreadable, Whole};
 
 /// Most bytes of an error body that are read.
 const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -164,22 +172,13 @@ enum Reading {
     Refusal(Vec<u8>),
 }
 
-/// What the events mean.
-#[derive(Debug)]
-enum Protocol {
-    Chat(Chat),
-    Responses(Responses),
-    Other,
-}
-
 impl Decoder {
     /// A decoder at the beginning of a body.
     pub fn new(config: DecoderConfig) -> Decoder {
-        let Dialect::OpenAi = config.dialect;
         let dialect = Protocol::of(&config.path);
         // The terminal marker of a known stream counts in every mode, so its events are read even
         // where they are passed on as bytes.
-        let is_known = !matches!(dialect, Protocol::Other);
+        let is_known = dialect.is_known();
         let is_stream = Media::of(&config.content_type) == Media::Events;
         let reading = match config.mode {
             Mode::Body if !(200..300).contains(&config.status) => Reading::Verbatim,
@@ -284,20 +283,15 @@ impl Decoder {
         if !self.is_ended() {
             return Verdict::Running;
         }
-        Verdict::Ended(match &self.dialect {
-            Protocol::Chat(chat) => chat.end(),
-            Protocol::Responses(responses) if self.event_stream() => responses.end(),
+        Verdict::Ended(match self.reading {
+            Reading::Events(_) | Reading::Plain(_) => self.dialect.end(),
             _ => EndFrame::default(),
         })
     }
 
     /// Usage as far as the provider has told it, whatever the mode. Mode body reads nothing.
     pub fn usage(&self) -> Option<Usage> {
-        match &self.dialect {
-            Protocol::Chat(chat) => chat.usage,
-            Protocol::Responses(responses) => responses.usage,
-            Protocol::Other => None,
-        }
+        self.dialect.usage()
     }
 
     /// Whether a piece of content was given: nothing may be retried any more.
@@ -335,14 +329,12 @@ impl Decoder {
             (Media::Unknown, first) => Media::sniff(first.copied()),
             (told, _) => told,
         };
-        let is_chat = matches!(self.dialect, Protocol::Chat(_));
+        let is_typed = self.dialect.is_known() && self.config.mode == Mode::Deltas;
         self.reading = match media {
             Media::Events => Reading::Events(SseDecoder::new(self.config.event_bytes_max)),
-            Media::Json if is_chat && self.config.mode == Mode::Deltas => {
-                Reading::Plain(Vec::new())
-            }
+            Media::Json if is_typed => Reading::Plain(Vec::new()),
             Media::Json => Reading::Verbatim,
-            _ if matches!(self.dialect, Protocol::Other) => Reading::Verbatim,
+            _ if !self.dialect.is_known() => Reading::Verbatim,
             media => return Err(self.not_asked_for(media)),
         };
         let chunk = std::mem::take(&mut self.chunk);
@@ -379,17 +371,16 @@ impl Decoder {
         if !self.body_ended {
             return Ok(false);
         }
-        let Protocol::Chat(chat) = dialect else { return Ok(false) };
         queue.silent = false;
-        match chat.read(body, queue) {
-            Ok(chat::Event::Error) => Err(reported(&failure::read(body))),
-            Ok(_) if chat.has_choices() => {
+        match dialect.read_whole(body, queue) {
+            Ok(Whole::Answer) => {
                 self.finish();
                 Ok(true)
             }
-            Ok(_) => Err(UpstreamError::answered(
+            Ok(Whole::Error(failure)) => Err(reported(&failure)),
+            Ok(Whole::Nothing) => Err(UpstreamError::answered(
                 Code::UpstreamProtocol,
-                "the endpoint answered with JSON that has neither choices nor an error",
+                "the endpoint answered with JSON that has neither an answer nor an error",
             )),
             Err(Unreadable(reason)) => Err(unreadable("answer", &reason)),
         }
@@ -413,7 +404,7 @@ impl Decoder {
             return Ok(());
         };
         let Some(event) = sse.event() else { return Ok(()) };
-        let verbatim = self.config.mode != Mode::Deltas || !matches!(dialect, Protocol::Chat(_));
+        let verbatim = self.config.mode != Mode::Deltas || !dialect.is_known();
         let kind = if self.config.mode == Mode::Body { Kind::Body } else { Kind::Event };
         let Some(data) = event.data.filter(|_| !self.marked) else {
             if verbatim {
@@ -421,40 +412,19 @@ impl Decoder {
             }
             return Ok(());
         };
-        let seen = match dialect {
-            _ if data.trim_ascii() == b"[DONE]" && !matches!(dialect, Protocol::Responses(_)) => {
-                Seen::Terminal { content: false }
-            }
-            Protocol::Other => Seen::Part { content: true },
-            _ if event.kind == b"error" => Seen::Error,
-            Protocol::Responses(responses) => match responses.read(event.kind, data) {
-                responses::Event::Lifecycle => Seen::Part { content: false },
-                responses::Event::Part => Seen::Part { content: true },
-                responses::Event::Terminal => Seen::Terminal { content: true },
-                responses::Event::Error => Seen::Error,
-            },
-            Protocol::Chat(chat) => {
-                queue.silent = verbatim;
-                match chat.read(data, queue) {
-                    Ok(chat::Event::Part) => Seen::Part { content: queue.content },
-                    Ok(chat::Event::UsageAlone) => Seen::Usage,
-                    Ok(chat::Event::Error) => Seen::Error,
-                    Err(_) if !event.terminated => Seen::Torn,
-                    // The consumer of verbatim events judges them itself.
-                    Err(_) if verbatim => Seen::Part { content: true },
-                    Err(Unreadable(reason)) => return Err(unreadable("event", &reason)),
-                }
-            }
+        queue.silent = verbatim;
+        let seen = match dialect.read(event.kind, data, queue) {
+            Ok(seen) => seen,
+            Err(_) if !event.terminated => Seen::Torn,
+            // The consumer of verbatim events judges them itself.
+            Err(_) if verbatim => Seen::Part { content: true },
+            Err(Unreadable(reason)) => return Err(unreadable("event", &reason)),
         };
-        let withheld = seen == Seen::Usage && self.config.withhold_usage;
-        if verbatim && !withheld {
-            let content =
-                matches!(seen, Seen::Part { content: true } | Seen::Terminal { content: true });
-            queue.push_raw(kind, content || seen == Seen::Torn);
+        if verbatim && !(self.config.withhold_usage && matches!(seen, Seen::Usage)) {
+            queue.push_raw(kind, seen.is_content());
         }
-        let error = (seen == Seen::Error).then(|| reported(&failure::read(data)));
         match seen {
-            Seen::Error => self.failed = error.map(|error| self.with_stage(error)),
+            Seen::Error(failure) => self.failed = Some(self.with_stage(reported(&failure))),
             Seen::Torn => self.failed = Some(self.with_stage(truncated())),
             Seen::Terminal { .. } => self.finish(),
             Seen::Part { .. } | Seen::Usage => {}
@@ -464,12 +434,7 @@ impl Decoder {
 
     /// The body of an event stream ended without a terminal event.
     fn end_of_events(&mut self) -> Result<(), UpstreamError> {
-        let ended = match &self.dialect {
-            _ if self.marked => true,
-            Protocol::Chat(chat) => chat.is_finished(),
-            Protocol::Responses(_) => false,
-            Protocol::Other => true,
-        };
+        let ended = self.marked || self.dialect.is_finished();
         if !ended {
             return Err(truncated());
         }
@@ -503,17 +468,14 @@ impl Decoder {
         }
     }
 
-    fn event_stream(&self) -> bool {
-        matches!(self.reading, Reading::Events(_))
-    }
-
     fn stage(&self) -> Stage {
         if self.content_seen { Stage::Relay } else { Stage::AwaitContent }
     }
 
     fn with_stage(&self, error: UpstreamError) -> UpstreamError {
-        let (stage, http_status) = (self.stage(), Some(self.config.status));
-        UpstreamError { stage, http_status, ..error }
+        // What an error event stands for says more than the status that it came under.
+        let http_status = error.http_status.or(Some(self.config.status));
+        UpstreamError { stage: self.stage(), http_status, ..error }
     }
 
     fn refusal(&self, body: &[u8]) -> UpstreamError {
@@ -538,87 +500,4 @@ impl Decoder {
         };
         UpstreamError::answered(Code::UpstreamProtocol, message)
     }
-}
-
-/// What an event turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Part {
-        content: bool,
-    },
-    Usage,
-    Terminal {
-        content: bool,
-    },
-    Error,
-    /// The last event, cut off in its middle.
-    Torn,
-}
-
-/// Most blanks before the first byte that tells what a body is.
-const BLANKS_MAX: usize = 4096;
-
-/// What a body is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Media {
-    Events,
-    Json,
-    Html,
-    Unknown,
-    Nothing,
-}
-
-impl Media {
-    fn of(content_type: &str) -> Media {
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        match essence.to_ascii_lowercase().as_str() {
-            "text/event-stream" => Media::Events,
-            "text/html" | "application/xhtml+xml" => Media::Html,
-            json if json == "application/json" || json.ends_with("+json") => Media::Json,
-            _ => Media::Unknown,
-        }
-    }
-
-    /// What a body of no known type is, by its first byte: servers forget the type, or call
-    /// everything plain text.
-    fn sniff(first: Option<u8>) -> Media {
-        match first {
-            Some(b'{' | b'[') => Media::Json,
-            Some(b'd' | b'e' | b'i' | b'r' | b':') => Media::Events,
-            _ => Media::Unknown,
-        }
-    }
-}
-
-impl Protocol {
-    fn of(path: &str) -> Protocol {
-        let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
-        // Completions end like chat completions, and both are read alike.
-        if path.ends_with("/completions") {
-            Protocol::Chat(Chat::default())
-        } else if path.ends_with("/responses") {
-            Protocol::Responses(Responses::default())
-        } else {
-            Protocol::Other
-        }
-    }
-}
-
-fn reported(failure: &Failure) -> UpstreamError {
-    let message = match failure.message.as_str() {
-        "" => "the endpoint reported an error inside its answer".to_owned(),
-        text => format!("the endpoint reported an error inside its answer: {text}"),
-    };
-    let error = UpstreamError::answered(Code::UpstreamError, message);
-    UpstreamError { provider_code: failure.code.clone(), ..error }
-}
-
-fn truncated() -> UpstreamError {
-    let message = "the stream of the endpoint ended before its terminal marker";
-    UpstreamError::answered(Code::UpstreamTruncated, message)
-}
-
-fn unreadable(what: &str, reason: &str) -> UpstreamError {
-    let message = format!("the endpoint sent an {what} that cannot be read: {reason}");
-    UpstreamError::answered(Code::UpstreamProtocol, message)
 }

@@ -52,6 +52,60 @@ pub(super) fn read(raw: &RawValue) -> Option<Usage> {
     })
 }
 
+/// Counts that are told more than once, each time as they stand then: the messages API.
+#[derive(Debug, Default)]
+pub(super) struct Cumulative {
+    input: Option<u64>,
+    cache_read: Option<u64>,
+    cache_written: Option<u64>,
+    output: Option<u64>,
+    thinking: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct MessageCounts {
+    input_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    output_tokens_details: Option<ThinkingDetails>,
+}
+
+#[derive(Deserialize)]
+struct ThinkingDetails {
+    thinking_tokens: Option<u64>,
+}
+
+impl Cumulative {
+    /// Takes what a `usage` object tells; what it does not tell stays.
+    pub fn add(&mut self, raw: &RawValue) {
+        let Ok(told) = serde_json::from_str::<MessageCounts>(raw.get()) else { return };
+        let thinking = told.output_tokens_details.and_then(|details| details.thinking_tokens);
+        self.input = told.input_tokens.or(self.input);
+        self.cache_read = told.cache_read_input_tokens.or(self.cache_read);
+        self.cache_written = told.cache_creation_input_tokens.or(self.cache_written);
+        self.output = told.output_tokens.or(self.output);
+        self.thinking = thinking.or(self.thinking);
+    }
+
+    /// The counts; the provider counts what it read from or wrote to its cache beside the input.
+    pub fn told(&self) -> Option<Usage> {
+        self.input.or(self.output)?;
+        let [input, read, written, output] =
+            [self.input, self.cache_read, self.cache_written, self.output]
+                .map(Option::unwrap_or_default);
+        let input = input.saturating_add(read).saturating_add(written);
+        Some(Usage {
+            input,
+            output,
+            input_cached: read,
+            input_cache_written: written,
+            output_reasoning: self.thinking.unwrap_or(0),
+            total: input.saturating_add(output),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method};
 use ringmain_wire::RequestHead;
 use ringmain_wire::head::Method as CallMethod;
 
+use crate::config::Dialect;
 use crate::encoding::ACCEPTED;
 use crate::retry_after::retry_after_ms;
 
@@ -44,6 +45,14 @@ pub(super) fn request_headers(head: &RequestHead<'_>, has_body: bool) -> HeaderM
         headers.insert("idempotency-key", key);
     }
     headers
+}
+
+/// What every request of a dialect has to say. The version is the caller's, if it names one.
+pub(super) fn complete(headers: &mut HeaderMap, dialect: Dialect) {
+    const VERSION: &str = "anthropic-version";
+    if dialect == Dialect::Anthropic && !headers.contains_key(VERSION) {
+        headers.insert(VERSION, HeaderValue::from_static("2023-06-01"));
+    }
 }
 
 /// What is kept of an answer's header fields.

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use http::header::AUTHORIZATION;
 use reqwest::{Client, Request, Url, redirect, retry};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
@@ -271,6 +270,7 @@ impl Endpoint {
         })?;
         let mut request = Request::new(head::method(call.head), url);
         *request.headers_mut() = head::request_headers(call.head, has_body);
+        head::complete(request.headers_mut(), self.config.dialect);
         let silent = spliced.pieces.iter().all(|piece| piece.is_empty());
         call.progress.restart(if silent { Phase::Blind } else { Phase::Connecting });
         if has_body {
@@ -281,7 +281,7 @@ impl Endpoint {
         // Last, behind everything that a caller can have said.
         let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(credential) = &*credential {
-            request.headers_mut().insert(AUTHORIZATION, credential.header());
+            request.headers_mut().insert(credential.name(), credential.header());
         }
         Ok(request)
     }
@@ -328,7 +328,7 @@ impl fmt::Debug for Endpoint {
 
 fn load_key(config: &EndpointConfig) -> Result<Option<Credential>, EndpointError> {
     let named = |source| EndpointError::Key { endpoint: config.name.clone(), source };
-    Credential::load(&config.key).map_err(named)
+    Credential::load(&config.key, config.dialect).map_err(named)
 }
 
 /// Judges the base address and takes the slash off its end.

@@ -17,6 +17,7 @@
 //! | `readiness` | the same wait for a tokio task (feature `tokio`) |
 //! | [`fork`] | one load that tells a child from its parent |
 //! | [`process`] | clock, descriptor limit, ids and names |
+//! | `socket` | a second handle on a connection that a library owns (feature `tokio`) |
 //! | [`counters`] | read-only look at the broker's named counters |
 //!
 //! # Trust
@@ -47,6 +48,8 @@ pub mod readiness;
 mod region;
 pub mod segment;
 pub mod sleeper;
+#[cfg(feature = "tokio")]
+pub mod socket;
 
 pub use attach::AttachError;
 pub use control::{Control, Received};
@@ -55,7 +58,7 @@ pub use doorbell::{Bell, Ringer, RingerKind, bell_pair};
 pub use fork::ForkMark;
 #[cfg(feature = "lend")]
 pub use lend::lend;
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, StreamListener};
 pub use map::{ReadMap, TrustedMap, WriteMap};
 pub use peer::Peer;
 pub use process::{monotonic_ns, own_uid, raise_nofile, thread_cpu_ns};
@@ -63,3 +66,5 @@ pub use process::{monotonic_ns, own_uid, raise_nofile, thread_cpu_ns};
 pub use readiness::Readiness;
 pub use segment::{Compat, OwnSegment, PeerSegment, Puncher};
 pub use sleeper::{Sleeper, Woken};
+#[cfg(feature = "tokio")]
+pub use socket::{SocketHandle, UnixConnections};

@@ -1,0 +1,188 @@
+//! A second handle on a connection that a library owns and gives no handle to.
+//!
+//! An HTTP client flushes what it holds before it closes, so a server that reads nothing keeps an
+//! abandoned request, and the memory that was lent to it, for as long as the kernel is patient.
+//! Only the socket itself can be cut. It is found among the descriptors of this process by what
+//! the kernel says of it, duplicated, and judged again on the duplicate: a number that was given
+//! to another file in between is noticed, not cut.
+//!
+//! A duplicate keeps its connection open after the library has closed its own. Whoever holds a
+//! handle drops it when the connection is over; [`SocketHandle::hung_up`] tells when.
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname,
+    setsockopt, shutdown, sockopt,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Numbers that are tried before all descriptors are: a new descriptor gets the lowest free
+/// number, so that of a young one is near the lowest that is free now.
+const NEAR: RawFd = 64;
+
+/// A duplicate of the descriptor of a connection.
+#[derive(Debug)]
+pub struct SocketHandle {
+    inner: AsyncFd<OwnedFd>,
+}
+
+/// The Unix stream connections that this process had made at one moment.
+#[derive(Debug)]
+pub struct UnixConnections(HashSet<u64>);
+
+impl SocketHandle {
+    /// The TCP connection between these two addresses.
+    ///
+    /// # Errors
+    /// This process has no such connection, or the descriptor limit is reached.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or in one without its I/O driver.
+    pub fn of_tcp(local: SocketAddr, remote: SocketAddr) -> io::Result<SocketHandle> {
+        let ends = |fd| Some((tcp_address(getsockname(fd))?, tcp_address(getpeername(fd))?));
+        let is_it = |fd| ends(fd).is_some_and(|(own, peer)| same(own, local) && same(peer, remote));
+        let found = near()?.find(|fd| is_it(*fd));
+        let found = match found {
+            Some(fd) => fd,
+            None => all()?.into_iter().find(|fd| is_it(*fd)).ok_or_else(absent)?,
+        };
+        SocketHandle::of(found, is_it)
+    }
+
+    /// The only Unix stream connection that this process has made since `before`. Such a
+    /// connection has no name of its own, so whoever connects must be alone in connecting.
+    ///
+    /// # Errors
+    /// There is none or more than one, or the descriptor limit is reached.
+    ///
+    /// # Panics
+    /// As [`SocketHandle::of_tcp`].
+    pub fn of_unix_since(before: &UnixConnections) -> io::Result<SocketHandle> {
+        let is_new = |fd| unix_cookie(fd).is_some_and(|cookie| !before.0.contains(&cookie));
+        let mut found = all()?.into_iter().filter(|fd| is_new(*fd));
+        match (found.next(), found.next()) {
+            (Some(fd), None) => SocketHandle::of(fd, is_new),
+            (None, _) => Err(absent()),
+            _ => Err(io::Error::other("several connections were made at the same time")),
+        }
+    }
+
+    fn of(fd: RawFd, is_it: impl Fn(RawFd) -> bool) -> io::Result<SocketHandle> {
+        // SAFETY: a system call on plain integers. Whatever the number names by now, the
+        // duplicate is judged below before anything is done to it.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us.
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        if !is_it(copy.as_raw_fd()) {
+            return Err(absent());
+        }
+        // Urgent data is what nobody sends; that both directions are shut down is told anyway.
+        // SAFETY: an `OwnedFd` names one open descriptor, the same at every call, until it is
+        // dropped; it is private to the `AsyncFd`, which deregisters before it drops it.
+        let inner = unsafe { AsyncFd::register_with_interest(copy, Interest::PRIORITY)? };
+        Ok(SocketHandle { inner })
+    }
+
+    /// Cuts the connection: whoever waits to write or read finds it broken at once, and what the
+    /// kernel still holds of it is thrown away when the last descriptor is closed.
+    pub fn cut(&self) {
+        let fd = self.inner.get_ref();
+        // A connection that is gone already needs no cutting, so no error is of interest.
+        let _ = setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+        let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
+    }
+
+    /// Waits until both directions are shut down, by whichever side, or the connection broke.
+    /// Dropping the future loses nothing. It costs no wake-up while data flows.
+    pub async fn hung_up(&self) {
+        // Bound: each round but the last is woken by urgent data, which the provider must send.
+        loop {
+            match self.inner.ready(Interest::PRIORITY).await {
+                Ok(ready) if ready.ready().is_read_closed() => return,
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl UnixConnections {
+    /// Those that stand now.
+    ///
+    /// # Errors
+    /// The descriptors of this process cannot be listed.
+    pub fn now() -> io::Result<UnixConnections> {
+        Ok(UnixConnections(all()?.into_iter().filter_map(unix_cookie).collect()))
+    }
+}
+
+fn absent() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "no descriptor of this process is that connection")
+}
+
+/// The numbers below the lowest that is free, from the highest on.
+fn near() -> io::Result<impl Iterator<Item = RawFd>> {
+    let free = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.as_fd().as_raw_fd();
+    Ok((0..free).rev().take(NEAR as usize))
+}
+
+/// All descriptors of this process. Bound: the descriptor limit.
+fn all() -> io::Result<Vec<RawFd>> {
+    let names = std::fs::read_dir("/proc/self/fd")?;
+    let number = |name: io::Result<std::fs::DirEntry>| {
+        name.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok())
+    };
+    Ok(names.filter_map(number).collect())
+}
+
+fn tcp_address(address: Result<SockaddrStorage, Errno>) -> Option<SocketAddr> {
+    let address = address.ok()?;
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
+
+fn same(a: SocketAddr, b: SocketAddr) -> bool {
+    (a.ip(), a.port()) == (b.ip(), b.port())
+}
+
+/// The number that the kernel gives this socket and no other, if it is a Unix stream connection
+/// that this process made: it has no name, and its peer has one.
+fn unix_cookie(fd: RawFd) -> Option<u64> {
+    let own: UnixAddr = getsockname(fd).ok()?;
+    if own.family() != Some(AddressFamily::Unix) || own.path().is_some() || is_abstract(&own) {
+        return None;
+    }
+    let peer: UnixAddr = getpeername(fd).ok()?;
+    if peer.path().is_none() && !is_abstract(&peer) {
+        return None;
+    }
+    cookie(fd).ok()
+}
+
+fn is_abstract(address: &UnixAddr) -> bool {
+    address.as_abstract().is_some()
+}
+
+fn cookie(fd: RawFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut bytes = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most eight bytes to a valid u64, and the length to a valid
+    // place; the descriptor is a plain integer to it.
+    let done = unsafe {
+        let out = (&raw mut cookie).cast();
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, out, &raw mut bytes)
+    };
+    match done {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

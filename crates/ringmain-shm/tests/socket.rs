@@ -1,0 +1,92 @@
+//! Handles on connections that somebody else owns.
+#![cfg(feature = "tokio")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use ringmain_shm::{SocketHandle, UnixConnections};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::timeout;
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (stream, listener.accept().await.unwrap().0)
+}
+
+fn handle(stream: &TcpStream) -> std::io::Result<SocketHandle> {
+    SocketHandle::of_tcp(stream.local_addr().unwrap(), stream.peer_addr().unwrap())
+}
+
+#[tokio::test]
+async fn a_cut_ends_a_write_that_the_peer_does_not_read() {
+    let (mut stream, peer) = pair().await;
+    let handle = handle(&stream).unwrap();
+    let writing = tokio::spawn(async move { stream.write_all(&vec![0; 64 << 20]).await });
+    // The kernel takes what it has room for; then the write waits.
+    assert!(timeout(Duration::from_millis(50), handle.hung_up()).await.is_err());
+    handle.cut();
+    let failed = timeout(Duration::from_secs(10), writing).await.unwrap().unwrap();
+    assert!(failed.is_err());
+    timeout(Duration::from_secs(10), handle.hung_up()).await.unwrap();
+    drop(handle);
+    let mut peer = peer;
+    let mut sink = vec![0; 1 << 20];
+    // The peer reads what had arrived, and then that the connection was reset.
+    let end = timeout(Duration::from_secs(10), async {
+        loop {
+            match peer.read(&mut sink).await {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(error.kind()),
+            }
+        }
+    });
+    assert!(matches!(end.await.unwrap(), None | Some(ErrorKind::ConnectionReset)));
+}
+
+#[tokio::test]
+async fn a_handle_tells_the_end_and_not_the_data() {
+    let (mut stream, mut peer) = pair().await;
+    let handle = handle(&stream).unwrap();
+    peer.write_all(b"data").await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    assert!(timeout(Duration::from_millis(20), handle.hung_up()).await.is_err());
+    drop(peer);
+    stream.shutdown().await.unwrap();
+    timeout(Duration::from_secs(10), handle.hung_up()).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_connection_that_was_meant_is_found() {
+    let (stream, _peer) = pair().await;
+    let (own, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    drop(stream);
+    let gone = SocketHandle::of_tcp(own, peer).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    // Beyond the numbers that are tried first.
+    let (stream, _peer) = pair().await;
+    let holders: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    assert!(handle(&stream).is_ok());
+    drop(holders);
+}
+
+#[tokio::test]
+async fn the_one_new_unix_connection_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let _old = UnixStream::connect(&path).await.unwrap();
+    let before = UnixConnections::now().unwrap();
+    assert!(SocketHandle::of_unix_since(&before).is_err());
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let handle = SocketHandle::of_unix_since(&before).unwrap();
+    let _accepted = (listener.accept().await.unwrap(), listener.accept().await.unwrap());
+    handle.cut();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+    let second = UnixStream::connect(&path).await.unwrap();
+    assert!(SocketHandle::of_unix_since(&before).is_err(), "two are new");
+    drop(second);
+}

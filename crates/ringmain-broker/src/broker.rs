@@ -1,6 +1,6 @@
 //! The broker as its owner sees it, and what all its sessions share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::record::Record;
 use crate::relay::Ended;
 use crate::routes::RouteTable;
 use crate::session::{Bells, Reaper, Session};
-use crate::stop::StopCause;
+use crate::stop::{Stop, StopCause};
 
 /// Refused connections that may wait for their Hello at once; further ones are closed at once.
 const REFUSALS_MAX: usize = 256;
@@ -53,6 +53,8 @@ pub struct Broker {
     phase: AtomicU8,
     sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
     producers: Producers,
+    /// Stops of the exchanges that came through no session, by their log id.
+    guests: Mutex<HashMap<LogId, Arc<Stop>>>,
     /// Told whenever an exchange or a session ends while the broker drains.
     changed: Notify,
     /// Exchanges whose terminal is not written yet: what a drain waits for.
@@ -107,6 +109,7 @@ impl Broker {
             phase: AtomicU8::new(Phase::Serving as u8),
             sessions: Mutex::new(BTreeMap::new()),
             producers: Producers::default(),
+            guests: Mutex::new(HashMap::new()),
             changed: Notify::new(),
             unfinished: AtomicU64::new(0),
             next_session: AtomicU64::new(1),
@@ -290,6 +293,22 @@ impl Broker {
 
     pub(crate) fn all_sessions(&self) -> Vec<Arc<Session>> {
         self.sessions.lock().values().cloned().collect()
+    }
+
+    /// An exchange that came through no session can be stopped from here on. Bound: what its uid
+    /// was charged for.
+    pub(crate) fn enter_guest(&self, id: LogId, stop: &Arc<Stop>) {
+        self.guests.lock().insert(id, stop.clone());
+    }
+
+    pub(crate) fn leave_guest(&self, id: LogId) {
+        self.guests.lock().remove(&id);
+    }
+
+    /// Asks every exchange in flight to end.
+    pub(crate) fn stop_all(&self, cause: StopCause) {
+        self.all_sessions().iter().for_each(|session| session.stop_all(cause));
+        self.guests.lock().values().for_each(|stop| stop.request(cause));
     }
 
     pub(crate) fn session_count(&self) -> usize {

@@ -35,7 +35,7 @@ pub(crate) async fn run(broker: &Broker) -> DrainReport {
     if timeout(limit, broker.until(is_idle)).await.is_err() {
         cut = broker.in_flight();
         tracing::warn!(cut, ?limit, "the drain limit passed");
-        broker.all_sessions().iter().for_each(|session| session.stop_all(StopCause::Drained));
+        broker.stop_all(StopCause::Drained);
         // Whatever is left then is told the same by the end of its session.
         let _ = timeout(CUT, broker.until(is_idle)).await;
     }

@@ -13,7 +13,7 @@ use crate::log_id::LogId;
 use crate::session::Session;
 
 /// One exchange's way back to its caller. Frames come out in the order in which they go in.
-pub(crate) trait Egress: Send {
+pub trait Egress: Send {
     /// Writes a frame as far as there is room; never waits.
     fn push(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<Push, Failure>;
 

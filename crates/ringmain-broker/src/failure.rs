@@ -10,13 +10,21 @@ use crate::log_id::LogId;
 
 /// The bad end of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+#[non_exhaustive]
+pub struct Failure {
+    /// What happened.
     pub code: Code,
+    /// How far the exchange had come.
     pub stage: Stage,
+    /// Whether a provider may have seen the request.
     pub sent: Sent,
+    /// Status of the provider's answer, when there was one.
     pub http_status: Option<u16>,
+    /// When to come again, milliseconds from now.
     pub retry_after_ms: Option<u64>,
+    /// The provider's own code; empty when it gave none.
     pub provider_code: String,
+    /// One sentence for people. It holds neither a key nor a part of the request.
     pub message: String,
 }
 
@@ -47,12 +55,12 @@ impl Failure {
     }
 
     /// A quota that is used up.
-    pub fn quota(exceeded: &QuotaExceeded) -> Failure {
+    pub(crate) fn quota(exceeded: &QuotaExceeded) -> Failure {
         Failure::new(Code::QuotaExceeded, Stage::Intake, exceeded.to_string())
     }
 
     /// The payload of the ERROR frame.
-    pub fn payload(&self, id: LogId, attempts: u16, bytes: u64) -> Vec<u8> {
+    pub(crate) fn payload(&self, id: LogId, attempts: u16, bytes: u64) -> Vec<u8> {
         let message = format!("{} ({id})", self.message);
         let mut frame = ErrorFrame::new(self.code, self.stage, &message);
         frame.sent = self.sent;

@@ -34,8 +34,16 @@ struct Copied {
 /// The head of a request, copied out of the arena and not yet judged.
 pub(crate) struct HeadCopy(Copied);
 
-/// The body of a request, in the arena of its session.
-pub(crate) struct Body {
+/// The body of a request.
+pub(crate) enum Body {
+    /// In the arena of its session, where its writer may still change it.
+    Lent(Lent),
+    /// In private memory, as another face than a session's took it.
+    Own(Bytes),
+}
+
+/// A body in the arena of its session.
+pub(crate) struct Lent {
     caller: ReadMap,
     offset: usize,
     bytes: usize,
@@ -50,12 +58,17 @@ pub(crate) fn chunk_bytes(request: &Request) -> u64 {
 }
 
 impl Copies {
+    /// Charges memory that a request takes; what is small goes free.
+    pub fn charge(&self, bytes: u64) -> Result<Option<Charge>, Failure> {
+        if bytes <= COPY_BYTES_MAX as u64 {
+            return Ok(None);
+        }
+        let charge = self.ledger.charge(self.uid, Slot::CopyBytes, bytes);
+        charge.map(Some).map_err(|exceeded| Failure::quota(&exceeded))
+    }
+
     fn copy(&self, bytes: usize) -> Result<Copied, Failure> {
-        let charge = match bytes {
-            0..=COPY_BYTES_MAX => None,
-            large => Some(self.ledger.charge(self.uid, Slot::CopyBytes, large as u64)),
-        };
-        let charge = charge.transpose().map_err(|exceeded| Failure::quota(&exceeded))?;
+        let charge = self.charge(bytes as u64)?;
         Ok(Copied { bytes: vec![0; bytes], _charge: charge })
     }
 }
@@ -87,23 +100,66 @@ impl HeadCopy {
 }
 
 impl Body {
-    pub fn of(
+    pub fn lent_by(
         caller: &ReadMap,
         geometry: &Geometry,
         request: &Request,
         loan: Option<Arc<Loan>>,
     ) -> Body {
         let offset = geometry.arena_offset() + request.body_offset() as usize;
-        Body { caller: caller.clone(), offset, bytes: request.body_bytes(), loan }
+        Body::Lent(Lent { caller: caller.clone(), offset, bytes: request.body_bytes(), loan })
     }
 
     pub fn len(&self) -> usize {
-        self.bytes
+        match self {
+            Body::Lent(lent) => lent.bytes,
+            Body::Own(bytes) => bytes.len(),
+        }
     }
 
-    /// Bytes for the HTTP client alone: they lie in the arena, where the caller may still change
-    /// them, and hold a share of the loan until the last clone is dropped.
+    /// Bytes for the HTTP client alone. Those of an arena hold a share of the loan until the last
+    /// clone is dropped.
     pub fn lent(&self) -> Bytes {
+        match self {
+            Body::Lent(lent) => lent.lend(),
+            Body::Own(bytes) => bytes.clone(),
+        }
+    }
+
+    /// A private copy, for whoever decides something by what it says; charged until its last clone
+    /// is dropped. Others run between two steps of a large one.
+    pub async fn copied(&self, copies: &Copies) -> Result<Bytes, Failure> {
+        match self {
+            Body::Lent(lent) => lent.copied(copies).await,
+            Body::Own(bytes) => Ok(bytes.clone()),
+        }
+    }
+
+    /// Copies a piece of the body into memory of our own, `out.len()` bytes from `at`, which is a
+    /// multiple of 8.
+    pub fn copy_piece(&self, at: usize, out: &mut [u8]) {
+        match self {
+            Body::Lent(lent) => lent.caller.copy_out(lent.offset + at, out),
+            Body::Own(bytes) => out.copy_from_slice(&bytes[at..at + out.len()]),
+        }
+    }
+
+    /// Lets go of the body: nothing will be sent from here again.
+    pub fn release(&mut self) {
+        match self {
+            Body::Lent(lent) => {
+                if let Some(loan) = lent.loan.take() {
+                    loan.settle();
+                }
+            }
+            Body::Own(bytes) => *bytes = Bytes::new(),
+        }
+    }
+}
+
+impl Lent {
+    /// What lies in the arena may still be changed by its writer.
+    fn lend(&self) -> Bytes {
         match self.bytes {
             0 => Bytes::new(),
             small if small <= COPY_BYTES_MAX => {
@@ -115,9 +171,7 @@ impl Body {
         }
     }
 
-    /// A private copy, for whoever decides something by what it says; charged until its last clone
-    /// is dropped. Others run between two steps of a large one.
-    pub async fn copied(&self, copies: &Copies) -> Result<Bytes, Failure> {
+    async fn copied(&self, copies: &Copies) -> Result<Bytes, Failure> {
         let mut copied = copies.copy(self.bytes)?;
         for (step, part) in copied.bytes.chunks_mut(COPY_STEP).enumerate() {
             if step > 0 {
@@ -126,19 +180,6 @@ impl Body {
             self.caller.copy_out(self.offset + step * COPY_STEP, part);
         }
         Ok(Bytes::from_owner(copied))
-    }
-
-    /// Copies a piece of the body into memory of our own, `out.len()` bytes from `at`, which is a
-    /// multiple of 8.
-    pub fn copy_piece(&self, at: usize, out: &mut [u8]) {
-        self.caller.copy_out(self.offset + at, out);
-    }
-
-    /// Lets go of the loan: nothing will be sent from here again.
-    pub fn release(&mut self) {
-        if let Some(loan) = self.loan.take() {
-            loan.settle();
-        }
     }
 }
 
@@ -199,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn copies_are_charged_until_their_last_clone_is_dropped() {
         let (map, geometry, request) = arena(b"h", &[b'x'; 3000]);
-        let body = Body::of(&map, &geometry, &request, None);
+        let body = Body::lent_by(&map, &geometry, &request, None);
         let copies = copies(5999);
         let first = body.copied(&copies).await.unwrap();
         let piece = first.slice(2990..);
@@ -218,7 +259,7 @@ mod tests {
     async fn others_run_while_a_large_body_is_copied() {
         let text: Vec<u8> = (0..5 * COPY_STEP / 2).map(|n| (n % 251) as u8).collect();
         let (map, geometry, request) = arena(b"h", &text);
-        let body = Body::of(&map, &geometry, &request, None);
+        let body = Body::lent_by(&map, &geometry, &request, None);
         let copies = copies(1 << 30);
         let mut copy = pin!(body.copied(&copies));
         let mut polls = 0;
@@ -236,7 +277,7 @@ mod tests {
     async fn zero_copy_a_lent_body_lies_in_the_segment() {
         let text: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
         let (map, geometry, request) = arena(b"h", &text);
-        let body = Body::of(&map, &geometry, &request, None);
+        let body = Body::lent_by(&map, &geometry, &request, None);
         let (lent, copied) = (body.lent(), body.copied(&copies(1 << 20)).await.unwrap());
         assert!(lent == text && copied == text);
         let range = map.address_range();
@@ -249,10 +290,10 @@ mod tests {
     #[test]
     fn small_bodies_are_cheaper_to_copy() {
         let (map, geometry, request) = arena(b"h", b"{}");
-        let body = Body::of(&map, &geometry, &request, None);
+        let body = Body::lent_by(&map, &geometry, &request, None);
         assert_eq!(body.lent(), "{}");
         assert!(!map.address_range().contains(&body.lent().as_ptr().addr()));
         let (map, geometry, request) = arena(b"h", b"");
-        assert!(Body::of(&map, &geometry, &request, None).lent().is_empty());
+        assert!(Body::lent_by(&map, &geometry, &request, None).lent().is_empty());
     }
 }

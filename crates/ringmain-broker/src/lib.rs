@@ -15,6 +15,7 @@
 //! | `exchange` | one request's task: stop, deadline, exactly one terminal, one log line |
 //! | `intake`, `pipeline`, `dispatch`, `relay` | a request's way to an endpoint and back |
 //! | `producer` | local processes that answer requests: the same rings, the roles swapped |
+//! | [`face`] | how another face of the broker runs requests on the same pipeline |
 //! | `egress`, `loan` | the way to the caller; the chunk that its request lies in |
 //! | [`routes`], [`allow`] | which endpoint serves a model, for whom |
 //! | [`counters`] | what `ringmain status` reads |
@@ -30,6 +31,7 @@ mod dispatch;
 pub mod drain;
 mod egress;
 mod exchange;
+pub mod face;
 mod failure;
 mod intake;
 mod lines;

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Shown as `rm-` and 16 hexadecimal digits.
+/// The broker's id of an exchange. Shown as `rm-` and 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LogId(u64);
+pub struct LogId(u64);
 
 /// Gives each exchange of a broker an id of its own.
 #[derive(Debug)]

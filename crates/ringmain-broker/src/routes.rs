@@ -205,6 +205,12 @@ impl RouteTable {
         self.producers.values().any(|allow| allow.permits(peer))
     }
 
+    /// The model names and patterns that this peer may use, as configured.
+    pub fn models<'a>(&'a self, peer: &'a Identity) -> impl Iterator<Item = &'a str> {
+        let permitted = self.routes.iter().filter(|route| route.permits(peer));
+        permitted.map(|route| route.model.as_str())
+    }
+
     /// The endpoints, as given.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints

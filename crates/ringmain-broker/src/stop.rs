@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 /// Why an exchange has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum StopCause {
+pub enum StopCause {
     /// The caller cancelled it.
     Cancelled = 1,
     /// The drain limit of the broker passed.
@@ -19,7 +19,7 @@ pub(crate) enum StopCause {
 
 /// One exchange's stop: the first cause counts, further ones change nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Stop {
+pub struct Stop {
     cause: AtomicU8,
     told: Notify,
 }
@@ -35,7 +35,7 @@ impl Stop {
     }
 
     /// Waits for the request; for the exchange's own task alone.
-    pub async fn requested(&self) -> StopCause {
+    pub(crate) async fn requested(&self) -> StopCause {
         // Bound: a notification is kept until it is taken, so the second round has a cause.
         loop {
             match self.cause.load(Ordering::Relaxed) {
@@ -50,7 +50,7 @@ impl Stop {
 
 impl StopCause {
     /// The code that the exchange ends with.
-    pub fn code(self) -> Code {
+    pub(crate) fn code(self) -> Code {
         match self {
             StopCause::Cancelled => Code::Cancelled,
             StopCause::Drained => Code::Drained,

@@ -1,0 +1,334 @@
+//! One exchange: charged when it begins, run under its deadline and its stop, settled exactly once
+//! however it ends. How its request came and where its frames go is the business of its face.
+
+mod lane;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use ringmain_policy::{Deadline, DeadlineOrigin, Slot};
+use ringmain_shm::monotonic_ns;
+use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent, Stage};
+
+pub(crate) use lane::{ping, start};
+
+use crate::account::Charge;
+use crate::allow::Identity;
+use crate::broker::{Broker, Phase};
+use crate::egress::Egress;
+use crate::failure::Failure;
+use crate::intake::{Body, Copies};
+use crate::lines::{Leave, Subject};
+use crate::log_id::LogId;
+use crate::pipeline::{self, Inbound};
+use crate::record::Record;
+use crate::relay::Ended;
+use crate::session::Session;
+use crate::stop::{Stop, StopCause};
+
+/// How long the rest of an answer behind its terminal marker is read, for the connection's sake.
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);
+
+/// An exchange that was accepted. Dropped before it was settled, it counts as one that its caller
+/// left.
+pub(crate) struct Exchange {
+    broker: Arc<Broker>,
+    origin: Origin,
+    id: LogId,
+    stop: Arc<Stop>,
+    record: Record,
+    held: Held,
+    /// How it ended, for the log line.
+    ended: Option<Result<(), Code>>,
+}
+
+/// Where an exchange came from, as the log tells it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub uid: u32,
+    pub pid: i32,
+    /// The session, when it came through one.
+    pub session: Option<u64>,
+}
+
+/// What an exchange holds of the broker while it runs. The charge is given back before its terminal
+/// frame: a caller that submits as soon as it sees the end finds room for the next. A drain is let
+/// go on after it: a session is not closed between the two.
+struct Held {
+    broker: Arc<Broker>,
+    session: Option<Arc<Session>>,
+    charge: Option<Charge>,
+}
+
+/// A request as its face took it.
+pub(crate) struct Asked<'a> {
+    pub head: RequestHead<'a>,
+    pub body: Body,
+    pub mode: Mode,
+    pub flags: Flags,
+    /// The caller's own deadline, ns of the monotonic clock.
+    pub deadline_ns: Option<u64>,
+    pub caller: &'a Identity,
+}
+
+impl Origin {
+    pub fn of_session(session: &Session) -> Origin {
+        Origin { uid: session.peer.uid, pid: session.peer.pid, session: Some(session.id) }
+    }
+}
+
+impl Held {
+    fn new(
+        broker: &Arc<Broker>,
+        uid: u32,
+        session: Option<&Arc<Session>>,
+    ) -> Result<Held, Failure> {
+        let charge = broker.ledger().charge(uid, Slot::Exchanges, 1);
+        let charge = charge.map_err(|exceeded| Failure::quota(&exceeded))?;
+        let session = session.cloned();
+        let held = Held { broker: broker.clone(), session, charge: Some(charge) };
+        // Counted before the phase is looked at: whoever drains waits for it or it is refused.
+        broker.enter();
+        if let Some(session) = &held.session {
+            session.exchanges.fetch_add(1, Relaxed);
+        }
+        if broker.phase() != Phase::Serving {
+            let text = Code::Draining.sentence();
+            return Err(Failure::new(Code::Draining, Stage::Intake, text));
+        }
+        if let Some(session) = &held.session {
+            session.exchanges_total.fetch_add(1, Relaxed);
+        }
+        broker.live().exchanges_total.fetch_add(1, Relaxed);
+        Ok(held)
+    }
+
+    /// Gives the charge back, and counts the exchange as one that is over.
+    fn settle(&mut self) {
+        if self.charge.take().is_some() {
+            if let Some(session) = &self.session {
+                session.exchanges.fetch_sub(1, Relaxed);
+            }
+            self.broker.live().exchanges.fetch_sub(1, Relaxed);
+            self.broker.live().touch();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.settle();
+        self.broker.leave();
+    }
+}
+
+impl Exchange {
+    /// Charges and counts an exchange. A refusal was counted and logged.
+    pub fn begin(
+        broker: &Arc<Broker>,
+        origin: Origin,
+        session: Option<&Arc<Session>>,
+        id: LogId,
+        stop: Arc<Stop>,
+    ) -> Result<Exchange, Failure> {
+        let record = Record::new();
+        match Held::new(broker, origin.uid, session) {
+            Ok(held) => {
+                let broker = broker.clone();
+                Ok(Exchange { broker, origin, id, stop, record, held, ended: None })
+            }
+            Err(failure) => {
+                broker.live().refused(failure.code);
+                record.tell(broker, origin, id, Some(failure.code));
+                Err(failure)
+            }
+        }
+    }
+
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    pub fn id(&self) -> LogId {
+        self.id
+    }
+
+    pub fn stop(&self) -> &Arc<Stop> {
+        &self.stop
+    }
+
+    /// Whom private copies of the request are charged to.
+    pub fn copies(&self) -> Copies {
+        Copies { ledger: self.broker.ledger().clone(), uid: self.origin.uid }
+    }
+
+    /// Runs the pipeline until it ends, the exchange is stopped, or its deadline passes. Whichever
+    /// is first drops the rest, and with it the request upstream.
+    pub async fn run<E: Egress>(
+        &mut self,
+        asked: Asked<'_>,
+        egress: &mut E,
+    ) -> Result<Ended, Failure> {
+        let config = self.broker.config();
+        let total = config.limits.total;
+        let deadline = Deadline::capped(monotonic_ns(), asked.deadline_ns, total);
+        if deadline.has_passed(monotonic_ns()) {
+            return Err(late(deadline.origin, &self.record));
+        }
+        let copies = self.copies();
+        let inbound = Inbound {
+            id: self.id,
+            head: asked.head,
+            body: asked.body,
+            copies: &copies,
+            mode: asked.mode,
+            flags: asked.flags,
+            caller: asked.caller,
+            routes: self.broker.routes(),
+            producers: self.broker.producers(),
+            deadline_ns: deadline.at_ns,
+            limits: config.limits,
+            body_bytes_max: config.body_bytes_max,
+            copied_body_bytes_max: config.copied_body_bytes_max,
+        };
+        let cut = {
+            let mut work = pin!(pipeline::run(inbound, egress, &mut self.record));
+            let late = tokio::time::sleep(deadline.left(monotonic_ns()));
+            tokio::select! {
+                biased;
+                cause = self.stop.requested() => Some(cause),
+                ended = &mut work => return ended,
+                () = late => None,
+            }
+        };
+        Err(match cut {
+            Some(cause) => stopped(cause, &self.record),
+            None => late(deadline.origin, &self.record),
+        })
+    }
+
+    /// Counts how it ended and gives its charge back, before the caller is told. The log line and
+    /// the end of a drain's waiting come with the drop, after it.
+    pub fn settle(&mut self, verdict: &Result<Ended, Failure>) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.held.settle();
+        self.broker.count(verdict, &self.record);
+        self.ended = Some(verdict.as_ref().map(|_| ()).map_err(|failure| failure.code));
+    }
+
+    /// The payload of the ERROR frame that tells of this failure.
+    pub fn error_payload(&self, failure: &Failure) -> Vec<u8> {
+        failure.payload(self.id, self.record.attempts, self.record.bytes)
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            let left = stopped(StopCause::Cancelled, &self.record);
+            self.settle(&Err(left));
+        }
+        let code = self.ended.and_then(Result::err);
+        self.record.tell(&self.broker, self.origin, self.id, code);
+    }
+}
+
+fn late(origin: DeadlineOrigin, record: &Record) -> Failure {
+    let (code, whose) = match origin {
+        DeadlineOrigin::Caller => (Code::DeadlineExceeded, "the deadline of the caller passed"),
+        DeadlineOrigin::Total => (Code::TotalTimeout, "the total limit of an exchange passed"),
+    };
+    let (stage, sent) = record.reached();
+    Failure::while_sent(code, stage, sent, format!("{whose} {stage}"))
+}
+
+fn stopped(cause: StopCause, record: &Record) -> Failure {
+    let code = cause.code();
+    let (stage, sent) = record.reached();
+    Failure::while_sent(code, stage, sent, format!("{} {stage}", code.sentence()))
+}
+
+impl Record {
+    /// How far the exchange has come, for whoever ends it from outside.
+    fn reached(&self) -> (Stage, Sent) {
+        match (self.is_dispatched, self.first_content) {
+            (false, _) => self.produced.unwrap_or((Stage::Intake, Sent::No)),
+            (true, None) => {
+                self.produced.unwrap_or_else(|| (self.progress.stage(), self.progress.sent()))
+            }
+            (true, Some(_)) => (Stage::Relay, Sent::Yes),
+        }
+    }
+
+    /// The log line.
+    fn tell(&self, broker: &Broker, origin: Origin, id: LogId, code: Option<Code>) {
+        // What reached no provider costs its caller nothing, so its lines are counted; so does what
+        // a producer of another uid than the broker's own answers.
+        let leave = match self.is_dispatched && !self.is_free {
+            true => Some(Leave { suppressed: None }),
+            false => broker.lines().leave(origin.uid, Subject::Exchange),
+        };
+        let Some(Leave { suppressed }) = leave else { return };
+        let since = |at: std::time::Instant| at.saturating_duration_since(self.started);
+        tracing::info!(
+            %id,
+            uid = origin.uid,
+            pid = origin.pid,
+            session = origin.session,
+            suppressed,
+            route = %self.route,
+            endpoint = %self.endpoint,
+            attempts = self.attempts,
+            status = self.status,
+            code = code.map_or("ok", Code::name),
+            ttfc_us = self.first_content.map(|at| since(at).as_micros() as u64),
+            deltas = self.frames,
+            bytes = self.bytes,
+            duration_us = self.started.elapsed().as_micros() as u64,
+            "exchange"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::task::tests::bench;
+
+    /// The quota is back before the terminal frame, the drain goes on only after it.
+    #[tokio::test]
+    async fn a_drain_waits_for_the_terminal_and_the_quota_does_not() {
+        let bench = bench();
+        let (broker, uid) = (&bench.broker, bench.session.peer.uid);
+        let mut held = Held::new(broker, uid, Some(&bench.session)).unwrap();
+        let charged = || broker.ledger().held(uid, Slot::Exchanges);
+        assert_eq!((charged(), broker.in_flight()), (1, 1));
+        held.settle();
+        assert_eq!((charged(), broker.in_flight()), (0, 1));
+        assert_eq!((bench.session.exchanges.load(Relaxed), broker.snapshot().exchanges), (0, 0));
+        drop(held);
+        assert_eq!(broker.in_flight(), 0);
+        assert_eq!(broker.snapshot().exchanges, 0);
+    }
+
+    /// An exchange that its face drops in the midst is settled, as one that its caller left.
+    #[tokio::test]
+    async fn a_dropped_exchange_is_settled_once() {
+        let bench = bench();
+        let broker = &bench.broker;
+        let (id, origin) = (broker.log_id(), Origin { uid: 7, pid: 0, session: None });
+        let exchange = Exchange::begin(broker, origin, None, id, Arc::default()).ok().unwrap();
+        assert_eq!((broker.ledger().held(7, Slot::Exchanges), broker.in_flight()), (1, 1));
+        drop(exchange);
+        assert_eq!((broker.ledger().held(7, Slot::Exchanges), broker.in_flight()), (0, 0));
+        assert_eq!(broker.snapshot().refusals, [(Code::Cancelled, 1)]);
+    }
+}

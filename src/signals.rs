@@ -32,6 +32,11 @@ pub async fn stop_requested() {
     Stop::new().requested().await;
 }
 
+/// Waits for the first SIGHUP from the first poll on: the terminal is gone.
+pub async fn hung_up() {
+    received(&mut signal(SignalKind::hangup()).ok()).await;
+}
+
 /// A signal that could not be registered never comes.
 pub async fn received(signal: &mut Option<Signal>) {
     match signal {

@@ -5,7 +5,8 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -102,7 +103,6 @@ fn check_names_line_and_key_of_every_fault() {
 
 #[test]
 fn check_finds_a_key_file_that_others_can_read() {
-    use std::os::unix::fs::PermissionsExt;
     let (dir, path) = config_file(
         "[[endpoint]]\nname = \"a\"\nbase_url = \"http://127.0.0.1/v1\"\nkey_file = \"key\"\n",
     );
@@ -459,7 +459,13 @@ fn the_demo_delivers_every_token() {
 }
 
 #[test]
-fn an_interrupted_demo_leaves_nothing_behind() {
+fn a_demo_that_is_ended_early_leaves_nothing_behind() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
+        end_demo_early(signal, status);
+    }
+}
+
+fn end_demo_early(signal: Signal, status: i32) {
     let dir = tempfile::tempdir().unwrap();
     let mut demo = Command::new(ringmain())
         .args(["demo", "--tokens", "200", "--streams", "2"])
@@ -476,8 +482,8 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     assert_eq!(children.len(), 5, "{children:?}");
     let socket = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     let counters = ringmain_broker::counters::segment_name(&socket.join("broker.sock"));
-    kill(Pid::from_raw(demo.id() as i32), Signal::SIGINT).unwrap();
-    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    kill(Pid::from_raw(demo.id() as i32), signal).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(status));
     common::eventually("the children end", || {
         children.iter().all(|pid| {
             let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -512,4 +518,84 @@ fn check_warns_of_a_key_that_is_sent_in_clear() {
         assert!(output.status.success(), "{}", stderr(&output));
         assert_eq!(stdout(&output).contains("in clear"), warns, "{}", stdout(&output));
     }
+}
+
+#[test]
+fn check_warns_of_a_socket_that_serve_could_not_make() {
+    let (dir, path) = config_file("");
+    let told = |socket: &str, uid: Option<u32>| {
+        let text = format!(
+            "[broker]\nsocket = {socket:?}\n[[endpoint]]\nname = \"a\"\n\
+             base_url = \"http://127.0.0.1:1/v1\"\n"
+        );
+        fs::write(&path, text).unwrap();
+        let mut command = Command::new(ringmain());
+        command.args(["check", "--config", &path]).env_remove("RINGMAIN_SOCKET");
+        if let Some(uid) = uid {
+            command.uid(uid).gid(uid);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let here = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    assert!(!told(&here("broker.sock"), None).contains("warning"));
+    let missing = told(&here("new/broker.sock"), None);
+    assert!(missing.contains("new is missing and will be made"), "{missing}");
+    assert!(told(&path, None).contains("ringmain.toml exists and is not a socket"));
+    assert!(told(&format!("{path}/a.sock"), None).contains("ringmain.toml is not a folder"));
+    if nix::unistd::geteuid().is_root() {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let foreign = told(&here("broker.sock"), Some(4242));
+        assert!(foreign.contains("uid 4242 may not write in"), "{foreign}");
+    }
+}
+
+#[test]
+fn paths_that_cannot_be_used_are_told_before_the_work() {
+    let begins = |output: Output, text: &str| {
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).starts_with(&format!("ringmain: {text}")), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+    };
+    let sim = run(&["sim", "--listen", "127.0.0.1:0", "--replay-dir", "/nonexistent"]);
+    begins(sim, "the recordings in /nonexistent cannot be read: ");
+    let bench = run(&["bench", "--suite", "hop", "--json", "/nonexistent/report"]);
+    begins(bench, "/nonexistent/report cannot be written: ");
+    let drive = run(&["drive", "--out", "/nonexistent/records"]);
+    begins(drive, "/nonexistent/records cannot be written: ");
+}
+
+#[test]
+fn a_drive_in_which_everything_failed_is_a_failure() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    let socket = broker.socket();
+    let drive = |options: &[&str]| {
+        let common = ["drive", "--socket", socket.to_str().unwrap(), "--streams", "2"];
+        run(&[&common, options].concat())
+    };
+    let failed = drive(&["--model", "unknown"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", stderr(&failed));
+    assert!(stderr(&failed).contains("0 ended well, 2 in errors"), "{}", stderr(&failed));
+    let cancelled = drive(&["--cancel-after", "1", "--prompt", "[[sim n=1000 gap_us=10000]]"]);
+    assert!(cancelled.status.success(), "{}", stderr(&cancelled));
+    assert!(stderr(&cancelled).contains("2 were cancelled as asked"), "{}", stderr(&cancelled));
+}
+
+#[test]
+fn a_socket_that_cannot_be_made_is_told_with_the_reason_of_the_system() {
+    let (dir, path) = config_file("");
+    let folder = dir.path().join("broker.sock.lock");
+    fs::create_dir(&folder).unwrap();
+    let text = format!(
+        "[broker]\nsocket = {:?}\n[[endpoint]]\nname = \"a\"\n\
+         base_url = \"http://127.0.0.1:1/v1\"\n",
+        dir.path().join("broker.sock")
+    );
+    fs::write(&path, text).unwrap();
+    let output = run(&["serve", "--config", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("directory"), "{}", stderr(&output));
 }

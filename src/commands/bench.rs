@@ -1,6 +1,7 @@
 //! `ringmain bench`: the low-latency harness on this machine.
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,6 +13,9 @@ use crate::commands::Outcome;
 /// Runs the suites and writes the files that were asked for. A missed goal is a result; a row
 /// whose measurement failed is not, and shows in the exit status.
 pub fn run(args: &Bench) -> Outcome {
+    // Before minutes of measuring rather than after them.
+    let json = args.json.as_deref().map(Output::open).transpose()?;
+    let html = args.html.as_deref().map(Output::open).transpose()?;
     let options = Options {
         program: std::env::current_exe()?,
         suites: args.suite.clone(),
@@ -20,8 +24,12 @@ pub fn run(args: &Bench) -> Outcome {
     };
     let report = ringmain_bench::run(&options)?;
     println!("{}", report.closing_sentence());
-    write(args.json.as_deref(), || report.to_json())?;
-    write(args.html.as_deref(), || report.to_html())?;
+    if let Some(json) = json {
+        json.write(&report.to_json())?;
+    }
+    if let Some(html) = html {
+        html.write(&report.to_html())?;
+    }
     Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -31,7 +39,21 @@ pub fn run_role(args: &BenchRole) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<(), String> {
-    let Some(path) = path else { return Ok(()) };
-    fs::write(path, text()).map_err(|error| format!("writing {}: {error}", path.display()))
+/// A file that takes a report; what it held stays until there is one.
+struct Output<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Output<'a> {
+    fn open(path: &'a Path) -> Result<Output<'a>, String> {
+        let file = File::options().create(true).write(true).truncate(false).open(path);
+        let file = file.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+        Ok(Output { path, file })
+    }
+
+    fn write(mut self, text: &str) -> Result<(), String> {
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
+        written.map_err(|error| format!("writing {}: {error}", self.path.display()))
+    }
 }

@@ -1,8 +1,12 @@
 //! `ringmain check`: is this configuration good, and what would it serve?
 
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::process::ExitCode;
 
+use nix::unistd::{AccessFlags, access};
 use ringmain_broker::Server;
 use ringmain_upstream::KeySource;
 
@@ -24,6 +28,9 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}: no faults", config.path.display())?;
     let socket = server_socket(config.broker.socket.clone());
     writeln!(out, "socket   {} (mode {:04o})", socket.display(), config.broker.socket_mode)?;
+    if let Some(doubt) = doubt_about(&socket) {
+        writeln!(out, "         warning: {doubt}")?;
+    }
     if let Some(allow) = &config.broker.allow {
         writeln!(out, "allow    {}", listed(allow))?;
     }
@@ -49,6 +56,26 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "route    {} to {}", route.model, targets(route))?;
     }
     Ok(())
+}
+
+/// Why `serve`, started by hand as this user, may not get its socket. A service manager that hands
+/// the socket over makes it itself, so this is no fault.
+fn doubt_about(socket: &Path) -> Option<String> {
+    let is_socket = |meta: fs::Metadata| meta.file_type().is_socket();
+    if socket.symlink_metadata().is_ok_and(|meta| !is_socket(meta)) {
+        return Some(format!("{} exists and is not a socket", socket.display()));
+    }
+    let parent = socket.parent()?;
+    let nearest = parent.ancestors().find(|folder| folder.exists())?;
+    let shown = nearest.display();
+    if !nearest.is_dir() {
+        return Some(format!("{shown} is not a folder"));
+    }
+    if access(nearest, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+        return Some(format!("uid {} may not write in {shown}", ringmain_shm::own_uid()));
+    }
+    let is_missing = nearest != parent;
+    is_missing.then(|| format!("{} is missing and will be made by `serve`", parent.display()))
 }
 
 fn targets(route: &RouteSection) -> String {

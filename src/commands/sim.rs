@@ -1,5 +1,6 @@
 //! `ringmain sim`: the simulated provider, for load tests and demonstrations.
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -13,6 +14,12 @@ use crate::signals::Stop;
 
 /// Serves until SIGINT or SIGTERM. The first line of output is the base URL.
 pub fn run(args: &Sim) -> Outcome {
+    if let Some(folder) = &args.replay_dir {
+        // Now rather than at the first replay, where only its caller would hear of it.
+        fs::read_dir(folder).map_err(|error| {
+            format!("the recordings in {} cannot be read: {error}", folder.display())
+        })?;
+    }
     let config = ProviderConfig {
         listen: args.listen,
         replay_dir: args.replay_dir.clone(),

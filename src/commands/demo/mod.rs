@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::cli::{Demo, Style};
 use crate::commands::Outcome;
-use crate::signals::stop_requested;
+use crate::signals::{hung_up, stop_requested};
 
 use cast::{Actor, Stage};
 use consumer::ROUNDS;
@@ -52,6 +52,7 @@ pub fn run(args: &Demo) -> Outcome {
             },
             // The children are killed as their handles are dropped.
             () = stop_requested() => Ok(ExitCode::from(130)),
+            () = hung_up() => Ok(ExitCode::from(129)),
         }
     })
 }

@@ -12,6 +12,9 @@ pub struct Screen {
 }
 
 const BAR: usize = 40;
+/// A narrow terminal cuts the lines off meanwhile: wrapped ones could not be drawn over.
+const WRAP_OFF: &str = "\x1b[?7l";
+const WRAP_ON: &str = "\x1b[?7h";
 
 impl Screen {
     /// Consumers by name, each of which will receive `total` tokens.
@@ -40,9 +43,11 @@ impl Screen {
             write!(out, "\x1b[{}A", self.names.len())?;
         }
         self.drawn = true;
+        write!(out, "{WRAP_OFF}")?;
         for consumer in 0..self.names.len() {
             writeln!(out, "\x1b[2K{}", self.line(consumer))?;
         }
+        write!(out, "{WRAP_ON}")?;
         out.flush()
     }
 

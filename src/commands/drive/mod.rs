@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use ringmain_client::{Client, Config, Mode, Wait};
+use ringmain_client::{Client, Code, Config, Mode, Wait};
 use ringmain_sim::contract::{CallerRecord, End};
 
 use crate::cli::{Delivery, Drive, Waiting};
@@ -41,11 +41,13 @@ struct Log {
     /// that are killed.
     submissions: bool,
     ended: AtomicU64,
+    /// Cancelled by this driver.
+    cancelled: AtomicU64,
     failed: AtomicU64,
 }
 
-/// Runs all exchanges. Errors of exchanges are in their records; the exit status tells whether
-/// the driver itself worked.
+/// Runs all exchanges. Errors of exchanges are in their records; the exit status is a failure when
+/// the driver itself failed, and when nothing but errors came of all of them.
 pub fn run(args: &Drive) -> Outcome {
     let client = client(args)?;
     let load = Arc::new(Load::new(args)?);
@@ -55,9 +57,18 @@ pub fn run(args: &Drive) -> Outcome {
         _ => run_blocking(args.concurrency, &client, &load)?,
     }
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (ended, failed) = (count(&load.log.ended), count(&load.log.failed));
-    eprintln!("{ended} ended well, {failed} in errors, in {:.1?}", begun.elapsed());
-    Ok(ExitCode::SUCCESS)
+    let [ended, cancelled, failed] = [&load.log.ended, &load.log.cancelled, &load.log.failed];
+    let (ended, cancelled, failed) = (count(ended), count(cancelled), count(failed));
+    let took = begun.elapsed();
+    match cancelled {
+        0 => eprintln!("{ended} ended well, {failed} in errors, in {took:.1?}"),
+        _ => eprintln!(
+            "{ended} ended well, {cancelled} were cancelled as asked, {failed} ended in errors, \
+             in {took:.1?}"
+        ),
+    }
+    let all_failed = failed > 0 && ended + cancelled == 0;
+    Ok(if all_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn client(args: &Drive) -> ringmain_client::Result<Client> {
@@ -142,10 +153,19 @@ impl Log {
     fn open(path: &Path, submissions: bool) -> io::Result<Log> {
         let out: Box<dyn Write + Send> = match path.to_str() {
             Some("-") => Box::new(io::stdout()),
-            _ => Box::new(File::options().create(true).append(true).open(path)?),
+            _ => {
+                let file = File::options().create(true).append(true).open(path);
+                let named = |error| format!("{} cannot be written: {error}", path.display());
+                Box::new(file.map_err(|error| io::Error::new(error.kind(), named(error)))?)
+            }
         };
-        let (ended, failed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Log { out: Mutex::new(out), submissions, ended, failed })
+        Ok(Log {
+            out: Mutex::new(out),
+            submissions,
+            ended: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        })
     }
 
     fn submitted(&self, record: &CallerRecord) -> io::Result<()> {
@@ -158,6 +178,9 @@ impl Log {
     fn finished(&self, record: &CallerRecord) -> io::Result<()> {
         let counter = match record.end {
             Some(End::End { .. }) => &self.ended,
+            _ if record.cancelled_ns.is_some() && record.error_code() == Some(Code::Cancelled) => {
+                &self.cancelled
+            }
             _ => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);

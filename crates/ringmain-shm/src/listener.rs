@@ -46,7 +46,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// One step failed.
-    #[error("{} can not be made: {step} failed", path.display())]
+    #[error("{} can not be made: {step} failed: {source}", path.display())]
     Io {
         /// The path that the step was about.
         path: PathBuf,

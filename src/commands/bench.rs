@@ -48,7 +48,8 @@ struct Output<'a> {
 impl<'a> Output<'a> {
     fn open(path: &'a Path) -> Result<Output<'a>, String> {
         let file = File::options().create(true).write(true).truncate(false).open(path);
-        let file = file.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+        let file =
+            file.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
         Ok(Output { path, file })
     }
 

@@ -14,6 +14,7 @@
 //! | `session` | one attached process: its task, its lanes, its bell |
 //! | `exchange` | one request's task: stop, deadline, exactly one terminal, one log line |
 //! | `intake`, `pipeline`, `dispatch`, `relay` | a request's way to an endpoint and back |
+//! | `admit` | rate limits: who may be sent upstream now, and who waits for it |
 //! | `producer` | local processes that answer requests: the same rings, the roles swapped |
 //! | [`face`] | how another face of the broker runs requests on the same pipeline |
 //! | `egress`, `loan` | the way to the caller; the chunk that its request lies in |
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod admit;
 pub mod allow;
 mod attach;
 pub mod broker;
@@ -33,6 +35,7 @@ mod egress;
 mod exchange;
 pub mod face;
 mod failure;
+mod gather;
 mod intake;
 mod lines;
 mod listen;

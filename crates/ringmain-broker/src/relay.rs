@@ -1,5 +1,5 @@
 //! From the body of an answer to frames, in the request's own task: one chunk is polled, decoded,
-//! written and rung for before the next one is asked for. A full lane stops the polling, which
+//! written and rung for before the next one is waited for. A full lane stops the polling, which
 //! holds the provider back; nothing is queued here.
 
 use std::future::poll_fn;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::egress::Egress;
 use crate::failure::Failure;
+use crate::gather::Gather;
 use crate::pipeline::Inbound;
 use crate::record::Record;
 
@@ -39,6 +40,7 @@ pub(crate) async fn run<E: Egress>(
     let mut relay = Relay::new(egress, record, head, limits.slow_consumer);
     let timer = pin!(sleep_until(Instant::now() + limits.first_content));
     let mut patience = Patience::new(timer, limits.first_content);
+    let mut gather = Gather::default();
     // Bound: the total limit of the exchange ends this loop from outside.
     loop {
         let had_content = relay.record.first_content.is_some();
@@ -53,8 +55,17 @@ pub(crate) async fn run<E: Egress>(
         if decoder.is_ended() {
             return relay.end(&decoder, answer.body).await;
         }
-        relay.egress.flush();
-        match next_chunk(&mut answer.body, &mut patience, relay.record).await? {
+        let chunk = match gather.at_hand(&mut answer.body).await {
+            Some(chunk) => chunk,
+            None => {
+                relay.egress.flush();
+                gather.waits();
+                let chunk = next_chunk(&mut answer.body, &mut patience, relay.record).await?;
+                gather.came();
+                chunk
+            }
+        };
+        match chunk {
             Ok(Some(chunk)) => decoder.feed(chunk),
             Ok(None) => decoder.end_of_body(),
             Err(broken) => decoder.broken(broken)?,

@@ -1,0 +1,74 @@
+//! How long written frames wait for their ring.
+//!
+//! To be woken costs a consumer several microseconds, more than reading hundreds of frames does,
+//! and whoever rings about as much. So while a provider sends faster than that, a task does not
+//! ring for every chunk but once for all that is at hand: it lets the task of the connection run
+//! once, and rings when that brought nothing. A chunk that had to be waited for is no burst and is
+//! rung for at once; in a burst a frame waits for its ring for [`HELD_NS_MAX`] at most, and a full
+//! lane ends the wait too.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use ringmain_shm::monotonic_ns;
+use ringmain_upstream::{AnswerBody, UpstreamError};
+
+/// A chunk that was waited for no longer than this belongs to a burst.
+const BURST_GAP_NS: u64 = 100_000;
+/// Longest time that a frame waits for its ring: far below the gap between two tokens that come
+/// as they are made.
+const HELD_NS_MAX: u64 = 200_000;
+
+/// The state of one answer: whether its chunks come in a burst, and since when nobody rang.
+#[derive(Debug, Default)]
+pub(crate) struct Gather {
+    is_burst: bool,
+    /// When the wait for the present chunk began.
+    waits_ns: u64,
+    /// When the first frame that was not rung for came.
+    held_ns: u64,
+}
+
+impl Gather {
+    /// The next chunk, if it belongs to the same burst and is at hand. `None`: whoever reads is to
+    /// be rung before anything is waited for.
+    pub async fn at_hand(
+        &mut self,
+        body: &mut AnswerBody,
+    ) -> Option<Result<Option<Bytes>, UpstreamError>> {
+        if !self.is_burst || monotonic_ns().saturating_sub(self.held_ns) >= HELD_NS_MAX {
+            return None;
+        }
+        let mut chunk = pin!(body.chunk());
+        let mut has_yielded = false;
+        // Bound: two polls.
+        poll_fn(|cx| {
+            if let Poll::Ready(chunk) = chunk.as_mut().poll(cx) {
+                return Poll::Ready(Some(chunk));
+            }
+            if has_yielded {
+                return Poll::Ready(None);
+            }
+            // The task of the connection was woken by the last chunk that was taken from it and
+            // comes before this one in the queue; it gives what it has read already.
+            has_yielded = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next chunk is waited for.
+    pub fn waits(&mut self) {
+        self.waits_ns = monotonic_ns();
+    }
+
+    /// It came.
+    pub fn came(&mut self) {
+        let now_ns = monotonic_ns();
+        self.is_burst = now_ns.saturating_sub(self.waits_ns) <= BURST_GAP_NS;
+        self.held_ns = now_ns;
+    }
+}

@@ -99,7 +99,10 @@ impl AsyncStream {
                 Some(ready) => drop(self.take(ready)?),
             }
         }
-        self.take(Ready::Text).map(|item| item.and_then(|item| item.text()))
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let text = reader.take_text();
+        self.done |= text.is_err();
+        text.map(Some)
     }
 
     /// Reads to the end and returns the whole answer.

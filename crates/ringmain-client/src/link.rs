@@ -165,7 +165,7 @@ impl Link {
     // --- Reading -----------------------------------------------------------------------------
 
     /// Looks once. An error ends the exchange.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self, lane: LaneId) -> Result<Ready> {
         self.settle();
         let row = &mut self.lanes[lane.index()];
@@ -214,6 +214,20 @@ impl Link {
             }
         }
         item
+    }
+
+    /// Takes a text that a look found. An error ends the exchange.
+    #[inline]
+    pub(crate) fn take_text(&mut self, lane: LaneId) -> Result<&str> {
+        let row = &mut self.lanes[lane.index()];
+        let text = row.reader.take_text();
+        if text.is_err() {
+            row.owner = Owner::Drain;
+            if self.outbox.cancel(lane) {
+                let _ = self.attachment.ringer.ring();
+            }
+        }
+        text
     }
 
     /// Why nothing more comes on this lane, if that is so. The exchange is over then.

@@ -2,7 +2,7 @@
 
 use ringmain_ring::{FrameError, LaneReader};
 use ringmain_shm::{TrustedMap, WriteMap};
-use ringmain_wire::frame::MORE;
+use ringmain_wire::frame::{MORE, PayloadError};
 use ringmain_wire::{Code, ErrorFrame, ExchangeId, Kind, Stage};
 
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ impl Reader {
 
     /// Looks for something to take, after joining what only is a part. Releases the item handed
     /// out before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Ready> {
         self.lane.release();
         if std::mem::take(&mut self.joined_taken) {
@@ -86,7 +86,7 @@ impl Reader {
                 continue;
             }
             return Ok(match header.kind {
-                DELTA if header.choice == 0 => Ready::Text,
+                DELTA if header.choice == 0 && self.joined.is_empty() => Ready::Text,
                 END | ERROR => Ready::Terminal,
                 _ => Ready::Item,
             });
@@ -113,6 +113,18 @@ impl Reader {
             payload = &self.joined;
         }
         Item::parse(frame.kind, frame.choice, payload).map_err(Error::payload)
+    }
+
+    /// Takes the text that [`Reader::poll`] found as [`Ready::Text`]: the short way for what nearly
+    /// all frames of an answer are.
+    #[inline(always)]
+    pub(crate) fn take_text(&mut self) -> Result<&str> {
+        let Some(frame) = self.lane.next().map_err(violation)? else { return Err(vanished()) };
+        if frame.exchange != self.exchange {
+            return Err(foreign(frame.exchange, self.exchange));
+        }
+        self.progress.note(Kind::Delta, frame.payload.len(), frame.time_ns);
+        str::from_utf8(frame.payload).map_err(|_| Error::payload(PayloadError(Kind::Delta)))
     }
 
     /// Throws away what has come. True: the exchange is over and its frames are released.
@@ -195,15 +207,18 @@ const TOOL: u8 = Kind::Tool as u8;
 const END: u8 = Kind::End as u8;
 const ERROR: u8 = Kind::Error as u8;
 
+#[cold]
 fn violation(error: FrameError) -> Error {
     let text = format!("{error}; the two sides do not fit each other, update both");
     Error::new(Code::ViolationFrame, Stage::Relay, text)
 }
 
+#[cold]
 fn vanished() -> Error {
     Error::new(Code::Internal, Stage::Relay, "a frame was taken before it was found")
 }
 
+#[cold]
 fn foreign(found: ExchangeId, awaited: ExchangeId) -> Error {
     let (found, awaited) = (found.0, awaited.0);
     let text = format!("a frame of exchange {found} came on the lane of exchange {awaited}");

@@ -272,7 +272,7 @@ impl Session {
                 Some((index, ready)) => drop(self.links[index].take(exchange.lane, ready)?),
             }
         };
-        self.links[index].take(exchange.lane, Ready::Text).map(|item| item.text())
+        self.links[index].take_text(exchange.lane).map(Some)
     }
 
     /// Waits until the exchange has an item to take. `None`: it does not run.

@@ -86,6 +86,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind with this number, if there is one.
+    #[inline]
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
         let kinds = [Head, Delta, Reasoning, Tool, Event, Body, Usage, End, Error, Skip];
@@ -93,22 +94,26 @@ impl Kind {
     }
 
     /// Whether the frame is the last of its exchange.
+    #[inline]
     pub fn is_terminal(self) -> bool {
         matches!(self, Kind::End | Kind::Error)
     }
 
     /// Whether the frame is content: after the first one nothing is retried.
+    #[inline]
     pub fn is_content(self) -> bool {
         matches!(self, Kind::Delta | Kind::Reasoning | Kind::Tool | Kind::Event | Kind::Body)
     }
 
     /// Whether the payload is UTF-8 text, which MORE splits between characters only.
+    #[inline]
     pub fn is_text(self) -> bool {
         matches!(self, Kind::Delta | Kind::Reasoning)
     }
 }
 
 /// Lines that a frame with this many payload bytes takes.
+#[inline]
 pub fn lines_of(payload_bytes: usize) -> u64 {
     ((HEADER_BYTES + payload_bytes).div_ceil(LINE_BYTES)) as u64
 }

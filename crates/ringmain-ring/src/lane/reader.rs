@@ -32,8 +32,17 @@ pub struct LaneReader<W, R> {
     /// The frame handed out last was a terminal one, whose lines are not published yet.
     terminal: bool,
     ring: bool,
+    /// The frame at `position`, once it was found and judged: its header is read only once.
+    found: Option<Found>,
     /// Stays empty where the memory lends in place.
     scratch: Vec<u8>,
+}
+
+/// A private copy of a header, judged.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    header: FrameHeader,
+    kind: Kind,
 }
 
 impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
@@ -52,8 +61,9 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
 
     pub(crate) fn with_shape(own: W, peer: R, shape: LaneShape, position: u64) -> Self {
         let (terminal, ring) = (false, false);
-        let scratch = Vec::new();
-        LaneReader { own, peer, shape, position, published: position, terminal, ring, scratch }
+        let (found, scratch) = (None, Vec::new());
+        let published = position;
+        LaneReader { own, peer, shape, position, published, terminal, ring, found, scratch }
     }
 
     /// The next frame, borrowed in place; `None` when there is none yet.
@@ -70,8 +80,7 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         R: Lend,
     {
         self.release();
-        let Some((at, header, kind)) = self.poll()? else { return Ok(None) };
-        self.consume(&header, kind);
+        let Some((at, Found { header, kind })) = self.consume()? else { return Ok(None) };
         if mutant::is(Mutant::EarlyRelease) {
             self.publish();
         }
@@ -93,8 +102,7 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// [`FrameError`] when the lane holds what no honest responder writes.
     #[inline]
     pub fn next_copied(&mut self, buf: &mut Vec<u8>) -> Result<Option<FrameHeader>, FrameError> {
-        let Some((at, header, kind)) = self.poll()? else { return Ok(None) };
-        self.consume(&header, kind);
+        let Some((at, Found { header, .. })) = self.consume()? else { return Ok(None) };
         if mutant::is(Mutant::EarlyRelease) {
             self.publish();
         }
@@ -138,7 +146,10 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// [`FrameError`] when the lane holds what no responder writes.
     #[inline]
     pub fn peek(&mut self) -> Result<Option<FrameHeader>, FrameError> {
-        Ok(self.poll()?.map(|(_, header, _)| header))
+        if self.found.is_none() {
+            self.found = self.find()?;
+        }
+        Ok(self.found.map(|found| found.header))
     }
 
     /// Byte offset, in the responder segment, of the word that stops being 0 when the next frame
@@ -150,7 +161,7 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
 
     /// Finds the next frame that is not a SKIP and judges a copy of its header.
     #[inline(always)]
-    fn poll(&mut self) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {
+    fn find(&mut self) -> Result<Option<Found>, FrameError> {
         // Bound: two turns. A SKIP ends with the lane, and on line 0 none is valid.
         loop {
             let at = self.shape.line_offset(self.position);
@@ -166,13 +177,13 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             let header = unpack(word, exchange, tag, time_ns);
             match self.judge(&header)? {
                 Kind::Skip => self.position = self.after(&header),
-                kind => return Ok(Some((at, header, kind))),
+                kind => return Ok(Some(Found { header, kind })),
             }
         }
     }
 
     #[inline]
-    fn not_published(&self, word: u64) -> Result<Option<(usize, FrameHeader, Kind)>, FrameError> {
+    fn not_published(&self, word: u64) -> Result<Option<Found>, FrameError> {
         // The writer cleared this line before it published the one before, so the word is 0.
         match word {
             0 => Ok(None),
@@ -200,10 +211,20 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         })
     }
 
+    /// Steps over the next frame; gives its offset, and its header as it was judged.
     #[inline(always)]
-    fn consume(&mut self, header: &FrameHeader, kind: Kind) {
-        self.position = self.after(header);
-        self.terminal = kind.is_terminal();
+    fn consume(&mut self) -> Result<Option<(usize, Found)>, FrameError> {
+        let found = match self.found.take() {
+            Some(found) => found,
+            None => match self.find()? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        let at = self.shape.line_offset(self.position);
+        self.position = self.after(&found.header);
+        self.terminal = found.kind.is_terminal();
+        Ok(Some((at, found)))
     }
 
     #[inline(always)]

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
-use ringmain_policy::RateBucket;
+use ringmain_policy::{LimitRule, RateBucket};
 use ringmain_shm::{Listener, monotonic_ns};
 use ringmain_upstream::Endpoint;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Ledger;
+use crate::admit::Gate;
 use crate::allow::Identity;
 use crate::config::BrokerConfig;
 use crate::counters::{Live, Snapshot, State};
@@ -49,6 +50,7 @@ pub struct Broker {
     config: BrokerConfig,
     routes: RwLock<Arc<RouteTable>>,
     ledger: Ledger,
+    gate: Gate,
     live: Live,
     phase: AtomicU8,
     sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
@@ -103,6 +105,7 @@ impl Broker {
         let epoch = mix(now_ns as u64 ^ u64::from(std::process::id()).rotate_left(40));
         Arc::new(Broker {
             ledger: Ledger::new(config.quotas),
+            gate: Gate::new(config.rates.clone(), config.queue),
             config,
             routes: RwLock::new(Arc::new(table)),
             live: Live::new(),
@@ -158,6 +161,13 @@ impl Broker {
         self.live.touch();
     }
 
+    /// Replaces the rate limits. One that stays the same keeps what was taken from it, and whoever
+    /// waits goes on waiting for what the new ones say. Within the runtime that serves.
+    pub fn swap_limits(&self, rates: Vec<LimitRule>) {
+        self.gate.reload(rates);
+        self.live.touch();
+    }
+
     /// The routes and endpoints in use.
     pub fn routes(&self) -> Arc<RouteTable> {
         self.routes.read().clone()
@@ -178,9 +188,9 @@ impl Broker {
         self.epoch
     }
 
-    /// Whether no uid holds anything: no session, no segment, no exchange.
+    /// Whether no uid holds anything: no session, no segment, no exchange, no permit.
     pub fn is_at_rest(&self) -> bool {
-        self.ledger.is_at_zero()
+        self.ledger.is_at_zero() && self.gate.is_at_rest()
     }
 
     /// The counters now.
@@ -197,6 +207,10 @@ impl Broker {
 impl Broker {
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub(crate) fn started_ms(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringmain_policy::{ExchangeLimits, Quotas};
+use ringmain_policy::{ExchangeLimits, LimitRule, QueueBounds, Quotas};
 use ringmain_shm::Compat;
 
 use crate::allow::Allow;
@@ -26,6 +26,11 @@ pub struct BrokerConfig {
     pub quotas: Quotas,
     /// How long each part of an exchange may take.
     pub limits: ExchangeLimits,
+    /// The rate limits at the start; [`Broker::swap_limits`](crate::Broker::swap_limits) replaces
+    /// them.
+    pub rates: Vec<LimitRule>,
+    /// How many requests may wait for their limits.
+    pub queue: QueueBounds,
     /// How long a new connection may take to say Hello.
     pub hello: Duration,
     /// Most bytes of a request body, whatever the arena of a session.
@@ -51,6 +56,8 @@ impl Default for BrokerConfig {
             drain: Duration::from_secs(120),
             quotas: Quotas::default(),
             limits: ExchangeLimits::default(),
+            rates: Vec::new(),
+            queue: QueueBounds::default(),
             hello: Duration::from_secs(2),
             body_bytes_max: 256 << 20,
             copied_body_bytes_max: 32 << 20,

@@ -1,0 +1,271 @@
+//! All limits of a broker: which of them a request falls under, and taking from them together.
+
+use std::collections::HashMap;
+
+use crate::limit::{Crowd, Held, Lack, Limit, LimitRule, LimitUid, Outcome};
+use crate::throttle::Throttle;
+
+/// The limits, and the endpoints that refused lately.
+#[derive(Debug, Default)]
+pub(crate) struct Rulebook {
+    rules: Vec<Rule>,
+    next_rule: u64,
+    endpoints: Vec<EndpointState>,
+    /// Route names that were seen, for a number each. Bound: what the operator has written.
+    routes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    id: u64,
+    rule: LimitRule,
+    refused: u64,
+    /// By uid for a rule that holds for each by itself, else one under no uid.
+    limits: HashMap<Option<u32>, Limit>,
+}
+
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    pub name: String,
+    pub throttle: Throttle,
+    /// Those who wait and go there.
+    pub crowd: Crowd,
+}
+
+/// What a request asks to be let through to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Goal {
+    /// Number of its endpoint; none for who answers on this host.
+    pub endpoint: Option<u32>,
+    /// Number of its route.
+    pub route: u32,
+}
+
+/// Names one limit for as long as its rule is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LimitKey {
+    rule: u64,
+    uid: Option<u32>,
+}
+
+/// What a request took, from every limit that it falls under.
+#[derive(Debug)]
+pub struct Hold {
+    parts: Vec<(LimitKey, Held)>,
+    goal: Goal,
+    tokens: u64,
+    since_ns: u64,
+}
+
+/// What one limit shows to an operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitGauge {
+    /// What it is about: `endpoint "a"`, `route "m" for each uid`.
+    pub name: String,
+    /// Requests that may be sent at once; of several uids, what the one with the least may.
+    pub requests: Option<i64>,
+    /// Tokens that may be used at once, likewise.
+    pub tokens: Option<i64>,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Requests that wait for it.
+    pub waiting: u64,
+    /// Requests refused because of it.
+    pub refused: u64,
+}
+
+/// Limits of uids kept for one rule, beyond which those at rest are removed.
+const UIDS_KEPT: usize = 1024;
+
+impl Rulebook {
+    /// Puts these rules in force. One that was in force already keeps its state.
+    pub fn reload(&mut self, rules: Vec<LimitRule>) {
+        let mut earlier = std::mem::take(&mut self.rules);
+        for rule in rules {
+            let kept = earlier.iter().position(|known| known.rule == rule);
+            let kept = kept.map(|at| earlier.swap_remove(at));
+            let id = self.next_rule;
+            self.next_rule += u64::from(kept.is_none());
+            let limits = HashMap::new();
+            self.rules.push(kept.unwrap_or(Rule { id, rule, refused: 0, limits }));
+        }
+    }
+
+    /// The numbers of an endpoint and a route.
+    pub fn goal(&mut self, endpoint: Option<&str>, route: &str, now_ns: u64) -> Goal {
+        let endpoint = endpoint.map(|name| self.number_of(name, now_ns));
+        let known = self.routes.iter().position(|known| known == route);
+        let route = known.unwrap_or_else(|| {
+            self.routes.push(route.to_owned());
+            self.routes.len() - 1
+        });
+        Goal { endpoint, route: route as u32 }
+    }
+
+    /// The limits that requests of this uid to this goal fall under.
+    pub fn limits_of(&mut self, goal: Goal, uid: u32, now_ns: u64) -> Vec<LimitKey> {
+        let Rulebook { rules, endpoints, routes, .. } = self;
+        let endpoint = goal.endpoint.and_then(|at| endpoints.get(at as usize));
+        let endpoint = endpoint.map(|state| state.name.as_str());
+        let route = routes.get(goal.route as usize).map(String::as_str);
+        let under = rules.iter_mut().filter(|rule| rule.is_about(endpoint, route, uid));
+        under.map(|rule| rule.key_of(uid, now_ns)).collect()
+    }
+
+    /// Whether some rule counts the tokens of such a request.
+    pub fn counts_tokens(&self, route: &str, uid: u32) -> bool {
+        let counts = |rule: &&Rule| rule.rule.tokens.is_some();
+        self.rules.iter().filter(counts).any(|rule| {
+            let endpoint = rule.rule.endpoint.as_deref();
+            rule.is_about(endpoint, Some(route), uid)
+        })
+    }
+
+    pub fn limit(&mut self, key: LimitKey) -> Option<&mut Limit> {
+        let rule = self.rules.iter_mut().find(|rule| rule.id == key.rule)?;
+        rule.limits.get_mut(&key.uid)
+    }
+
+    /// What a limit lacks.
+    pub fn lacks(&mut self, key: LimitKey, tokens: u64, now_ns: u64) -> Option<Lack> {
+        self.limit(key)?.lacks(tokens, now_ns)
+    }
+
+    /// What is known of the endpoint of a goal.
+    pub fn endpoint(&mut self, goal: Goal) -> Option<&mut EndpointState> {
+        self.endpoints.get_mut(goal.endpoint? as usize)
+    }
+
+    /// Calls this for the crowd of every limit and of the endpoint.
+    pub fn crowds(&mut self, goal: Goal, limits: &[LimitKey], mut each: impl FnMut(&mut Crowd)) {
+        for key in limits {
+            if let Some(limit) = self.limit(*key) {
+                each(&mut limit.crowd);
+            }
+        }
+        if let Some(state) = self.endpoint(goal) {
+            each(&mut state.crowd);
+        }
+    }
+
+    /// Takes from all of them; none of them lacks anything.
+    pub fn take(&mut self, set: &[LimitKey], goal: Goal, tokens: u64, now_ns: u64) -> Hold {
+        if let Some(state) = self.endpoint(goal) {
+            state.throttle.sent(now_ns);
+        }
+        let mut parts = Vec::with_capacity(set.len());
+        for key in set {
+            if let Some(limit) = self.limit(*key) {
+                parts.push((*key, limit.take(tokens, now_ns)));
+            }
+        }
+        Hold { parts, goal, tokens, since_ns: now_ns }
+    }
+
+    /// Ends what a take began. A limit that went with a reload is no more.
+    pub fn settle(&mut self, hold: Hold, outcome: Outcome, now_ns: u64) {
+        let Hold { parts, tokens, since_ns, .. } = hold;
+        let hold_ns = now_ns.saturating_sub(since_ns);
+        for (key, held) in parts {
+            if let Some(limit) = self.limit(key) {
+                limit.settle(held, outcome, tokens, hold_ns, now_ns);
+            }
+        }
+    }
+
+    /// The endpoint of this hold refused, with this `Retry-After`.
+    pub fn refused_upstream(&mut self, hold: &Hold, retry_after_ns: Option<u64>, now_ns: u64) {
+        if let Some(state) = self.endpoint(hold.goal) {
+            state.throttle.refused(retry_after_ns, hold.since_ns, now_ns);
+        }
+    }
+
+    /// Counts a refusal of ours, and says whose limit it was.
+    pub fn count_refusal(&mut self, key: LimitKey) -> String {
+        let rule = self.rules.iter_mut().find(|rule| rule.id == key.rule);
+        rule.map_or_else(String::new, |rule| {
+            rule.refused += 1;
+            rule.name()
+        })
+    }
+
+    /// What all limits show, and every endpoint that is held to a rate because it refused.
+    pub fn gauges(&mut self, now_ns: u64) -> Vec<LimitGauge> {
+        let mut gauges: Vec<_> = self.rules.iter_mut().map(|rule| rule.gauge(now_ns)).collect();
+        for EndpointState { name, throttle, crowd } in &mut self.endpoints {
+            let Some(per_minute) = throttle.per_minute(now_ns) else { continue };
+            let name = format!("endpoint {name:?} refused: {per_minute}/min");
+            gauges.push(LimitGauge { name, waiting: crowd.len(), ..LimitGauge::default() });
+        }
+        gauges
+    }
+
+    /// Every limit that there is now.
+    pub fn each_limit(&mut self) -> impl Iterator<Item = &mut Limit> {
+        self.rules.iter_mut().flat_map(|rule| rule.limits.values_mut())
+    }
+
+    fn number_of(&mut self, name: &str, now_ns: u64) -> u32 {
+        let known = self.endpoints.iter().position(|state| state.name == name);
+        let at = known.unwrap_or_else(|| {
+            let (throttle, crowd) = (Throttle::new(now_ns), Crowd::default());
+            self.endpoints.push(EndpointState { name: name.to_owned(), throttle, crowd });
+            self.endpoints.len() - 1
+        });
+        at as u32
+    }
+}
+
+impl Rule {
+    fn is_about(&self, endpoint: Option<&str>, route: Option<&str>, uid: u32) -> bool {
+        let is_same = |wanted: &Option<String>, given: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| Some(wanted) == given)
+        };
+        let is_uid = match self.rule.uid {
+            Some(LimitUid::One(only)) => only == uid,
+            Some(LimitUid::Each) | None => true,
+        };
+        is_uid && is_same(&self.rule.endpoint, endpoint) && is_same(&self.rule.route, route)
+    }
+
+    /// The limit for this uid, made when it is first needed.
+    fn key_of(&mut self, uid: u32, now_ns: u64) -> LimitKey {
+        let uid = match self.rule.uid {
+            Some(LimitUid::Each) => Some(uid),
+            Some(LimitUid::One(_)) | None => None,
+        };
+        if self.limits.len() >= UIDS_KEPT && !self.limits.contains_key(&uid) {
+            self.limits.retain(|_, limit| !limit.is_at_rest(now_ns));
+        }
+        let Rule { id, rule, limits, .. } = self;
+        limits.entry(uid).or_insert_with(|| Limit::new(rule, now_ns));
+        LimitKey { rule: *id, uid }
+    }
+
+    fn gauge(&mut self, now_ns: u64) -> LimitGauge {
+        let mut gauge = LimitGauge { name: self.name(), ..LimitGauge::default() };
+        gauge.refused = self.refused;
+        let least = |a: Option<i64>, b: Option<i64>| a.into_iter().chain(b).min();
+        let mut fresh = Limit::new(&self.rule, now_ns);
+        // Where nobody asked yet, a limit is full.
+        for limit in self.limits.values_mut().chain([&mut fresh]) {
+            gauge.requests = least(gauge.requests, limit.requests_level(now_ns));
+            gauge.tokens = least(gauge.tokens, limit.tokens_level(now_ns));
+            gauge.in_flight += limit.in_flight();
+            gauge.waiting += limit.crowd.len();
+        }
+        gauge
+    }
+
+    fn name(&self) -> String {
+        let mut words = Vec::new();
+        words.extend(self.rule.endpoint.as_ref().map(|name| format!("endpoint {name:?}")));
+        words.extend(self.rule.route.as_ref().map(|name| format!("route {name:?}")));
+        words.extend(self.rule.uid.map(|uid| match uid {
+            LimitUid::Each => "each uid".to_owned(),
+            LimitUid::One(uid) => format!("uid {uid}"),
+        }));
+        words.join(", ")
+    }
+}

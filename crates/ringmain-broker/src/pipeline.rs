@@ -1,11 +1,11 @@
 //! What happens to a request, from top to bottom.
 //!
 //! ```text
-//! entry -> [intake] -> authorize -> account -> dispatch -> relay -> lane -> caller
-//!                                          \-> producer ----/
+//! entry -> [intake] -> authorize -> account -> admit -> dispatch -> relay -> lane -> caller
+//!                                                   \-> producer ----/
 //! ```
 //! Further stages have their place between these and stand here when they exist: session and
-//! trim, cache, coalesce and batch after `account`; admit and the attempt loop around `dispatch`.
+//! trim, cache, coalesce and batch after `account`; the attempt loop around `dispatch`.
 //! A stage sees the head; the bytes of the answer run through `relay` alone.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use ringmain_upstream::{Call, Endpoint, Progress, reach};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
+use crate::admit::{self, Candidate, Gate};
 use crate::allow::Identity;
 use crate::dispatch;
 use crate::egress::Egress;
@@ -36,6 +37,10 @@ pub(crate) struct Inbound<'a> {
     pub mode: Mode,
     pub flags: Flags,
     pub caller: &'a Identity,
+    /// The session that it came by; 0 for what came by none.
+    pub session: u64,
+    /// The rate limits.
+    pub gate: &'a Gate,
     /// The table as it was when the request came: a reload does not touch it.
     pub routes: Arc<RouteTable>,
     /// Who is attached to answer here.
@@ -58,26 +63,48 @@ pub(crate) async fn run<E: Egress>(
     let route = authorize(&inbound, record)?;
     // account: the exchange was charged to its uid when the entry was taken.
     // session, trim, cache, coalesce, batch: not there yet.
-    // admit: no limits yet; one attempt.
     let target = route.pick();
     keep_to_the_body(&inbound, target)?;
+    let mut permit = admit::enter(inbound.candidate(&route), &inbound.body).await;
     let endpoint = match &target.server {
         ServedBy::Endpoint(endpoint) => endpoint,
         ServedBy::Producer(_) => {
+            permit.attempt(None).await?;
             let asked = producer::dispatch::ask(&route, target, &mut inbound, egress, record);
-            return producer::relay::run(asked.await?, &inbound, egress, record).await;
+            let asked = asked.await?;
+            permit.sent();
+            let ended = producer::relay::run(asked, &inbound, egress, record).await;
+            permit.close(record, &ended);
+            return ended;
         }
     };
+    permit.attempt(Some(endpoint.name())).await?;
     let answer = {
         let call = call(&inbound, target, endpoint, record.progress.clone()).await?;
         record.target(&route.model, endpoint.name());
+        permit.sent();
         let sent = dispatch::send(endpoint, call, &record.progress, &inbound.limits).await;
         // The endpoint repeats a request that was refused for what it put in itself.
         record.attempts = record.attempts.max(record.progress.attempts());
-        sent?
+        sent.inspect_err(|failure| permit.failed(failure.sent))?
     };
     record.status = Some(answer.status);
-    relay::run(answer, &mut inbound, egress, record).await
+    if answer.status == 429 {
+        permit.refused(answer.retry_after_ms);
+    }
+    let ended = relay::run(answer, &mut inbound, egress, record).await;
+    permit.close(record, &ended);
+    ended
+}
+
+impl<'a> Inbound<'a> {
+    fn candidate<'r>(&self, route: &'r Served) -> Candidate<'r>
+    where
+        'a: 'r,
+    {
+        let &Inbound { gate, session, deadline_ns, .. } = self;
+        Candidate { gate, uid: self.caller.uid, session, deadline_ns, route: &route.model }
+    }
 }
 
 fn check_body(inbound: &Inbound<'_>) -> Result<(), Failure> {

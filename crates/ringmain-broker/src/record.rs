@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ringmain_upstream::Progress;
+use ringmain_wire::frame::Usage;
 use ringmain_wire::{Sent, Stage};
 
 /// Facts about an exchange; never its content.
@@ -19,6 +20,8 @@ pub(crate) struct Record {
     pub frames: u64,
     /// Payload bytes of content frames written.
     pub bytes: u64,
+    /// Tokens in and out, if the answer told.
+    pub tokens: Option<u64>,
     /// How far the present attempt has come.
     pub progress: Progress,
     /// Whether a request was made upstream.
@@ -40,6 +43,7 @@ impl Record {
             first_content: None,
             frames: 0,
             bytes: 0,
+            tokens: None,
             progress: Progress::default(),
             is_dispatched: false,
             is_free: false,
@@ -74,5 +78,12 @@ impl Record {
     pub fn delivered(&mut self, bytes: usize) {
         self.frames += 1;
         self.bytes += bytes as u64;
+    }
+
+    /// The answer told its usage.
+    pub fn used(&mut self, usage: &Usage) {
+        let sum = usage.input.saturating_add(usage.output);
+        let told = if usage.total > 0 { usage.total } else { sum };
+        self.tokens = (told > 0).then_some(told).or(self.tokens);
     }
 }

@@ -53,6 +53,9 @@ pub(crate) async fn run<E: Egress>(
             }
         }
         if decoder.is_ended() {
+            if let Some(usage) = decoder.usage() {
+                relay.record.used(&usage);
+            }
             return relay.end(&decoder, answer.body).await;
         }
         let chunk = match gather.at_hand(&mut answer.body).await {

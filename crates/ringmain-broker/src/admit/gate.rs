@@ -30,7 +30,7 @@ struct State {
 }
 
 /// What an attempt holds. Dropped, it is settled as what became of it.
-pub(super) struct Grant {
+pub(crate) struct Grant {
     gate: Gate,
     hold: Option<Hold>,
     pub outcome: Outcome,

@@ -4,7 +4,7 @@
 //! enter            estimates what the request will use; waits for nothing
 //! Permit::attempt  takes from every limit of the attempt, or waits for its turn, or is refused
 //! Permit::sent     from here on the attempt counts, whatever becomes of it
-//! Permit::failed, refused, settle
+//! Permit::failed, refused, close
 //!                  end the attempt and say what it used
 //! ```
 //! All decisions are [`Admission`]'s, which knows neither clock nor tasks. This module holds it
@@ -27,6 +27,8 @@ use ringmain_wire::{Code, Sent, Stage};
 
 use crate::failure::Failure;
 use crate::intake::Body;
+use crate::record::Record;
+use crate::relay::Ended;
 
 pub(crate) use gate::Gate;
 use gate::Grant;
@@ -36,7 +38,7 @@ use gate::Grant;
 pub(crate) struct Candidate<'a> {
     pub gate: &'a Gate,
     pub uid: u32,
-    /// The session that it came by; every connection of another face counts as one.
+    /// The session that it came by; what came by none counts as one session.
     pub session: u64,
     /// When the exchange ends whatever happens: nobody waits longer.
     pub deadline_ns: u64,
@@ -125,6 +127,15 @@ impl Permit<'_> {
     /// The attempt was answered to its end, with this many tokens in and out if it told.
     pub fn settle(&mut self, tokens: Option<u64>) {
         self.end(tokens.map_or(Outcome::Unknown, Outcome::Used));
+    }
+
+    /// The last attempt was relayed to its end, good or bad.
+    pub fn close(&mut self, record: &Record, ended: &Result<Ended, Failure>) {
+        match ended {
+            Err(failure) if record.first_content.is_none() => self.failed(failure.sent),
+            Ok(_) if record.status.is_some_and(|status| status >= 400) => self.failed(Sent::Yes),
+            _ => self.settle(record.tokens),
+        }
     }
 
     fn end(&mut self, outcome: Outcome) {

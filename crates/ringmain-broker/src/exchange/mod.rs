@@ -186,6 +186,8 @@ impl Exchange {
             mode: asked.mode,
             flags: asked.flags,
             caller: asked.caller,
+            session: self.origin.session.unwrap_or(0),
+            gate: self.broker.gate(),
             routes: self.broker.routes(),
             producers: self.broker.producers(),
             deadline_ns: deadline.at_ns,

@@ -1,6 +1,5 @@
 //! The body of a request as the HTTP client takes it.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
@@ -9,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use thiserror::Error;
 
 use crate::call::{Phase, Progress};
 
@@ -26,6 +26,11 @@ pub struct RequestBody {
     progress: Progress,
     witness: Option<Witness>,
 }
+
+/// The request was given up before anything of it went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the request was given up before it was sent")]
+pub struct GivenUp;
 
 /// Told the addresses of each piece as the HTTP client takes it, for tests that ask where a body
 /// stands. Of the bytes it learns nothing.
@@ -67,25 +72,28 @@ impl fmt::Debug for Witness {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = GivenUp;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
         let this = self.get_mut();
         let piece = match this.pieces.as_mut_slice().first_mut() {
             Some(long) if long.len() > PIECE_BYTES_MAX => Some(long.split_to(PIECE_BYTES_MAX)),
             _ => this.pieces.next(),
         };
         if let Some(piece) = &piece {
+            let bytes = piece.len() as u64;
+            this.left -= bytes;
+            // The connection holds the head back until it has asked here, so it drops both.
+            if !this.progress.reach(if this.left > 0 { Phase::Sending } else { Phase::Sent }) {
+                return Poll::Ready(Some(Err(GivenUp)));
+            }
             if let Some(witness) = &this.witness {
                 witness.saw(piece);
             }
-            let bytes = piece.len() as u64;
-            this.left -= bytes;
             this.progress.add_body_bytes(bytes);
-            this.progress.reach(if this.left > 0 { Phase::Sending } else { Phase::Sent });
         }
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringmain_wire::{Flags, Mode, RequestHead, Sent, Stage};
@@ -37,42 +38,91 @@ impl<'a> Call<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     phase: AtomicU8,
+    /// What was known of the requests before the present one, as a number of [`Sent`].
+    before: AtomicU8,
     attempts: AtomicU16,
     body_bytes: AtomicU64,
+    begun: Instant,
+    /// When something last changed, ns from `begun`.
+    changed_ns: AtomicU64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            phase: AtomicU8::new(Phase::Connecting as u8),
+            before: AtomicU8::new(Sent::No as u8),
+            attempts: AtomicU16::new(0),
+            body_bytes: AtomicU64::new(0),
+            begun: Instant::now(),
+            changed_ns: AtomicU64::new(0),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
+    /// Nothing can have gone out: the body comes into the connection's hands with the head or
+    /// before it, and it was not asked for.
     Connecting = 0,
-    /// Like connecting, but a request without a body gives no sign of having been sent.
+    /// Like connecting, but nothing tells whether the head has gone out: there is no body, or the
+    /// head travels before it.
     Blind = 1,
     Sending = 2,
     Sent = 3,
     Answered = 4,
+    /// Given up while connecting: the body is given to nobody any more.
+    GivenUp = 5,
 }
 
 impl Progress {
     /// The stage of the attempt: connect, send, await the head, await content.
     pub fn stage(&self) -> Stage {
         match self.0.phase.load(Relaxed) {
-            phase if phase <= Phase::Blind as u8 => Stage::Connect,
+            phase if phase <= Phase::Blind as u8 || phase == Phase::GivenUp as u8 => Stage::Connect,
             phase if phase == Phase::Sending as u8 => Stage::Send,
             phase if phase == Phase::Sent as u8 => Stage::AwaitHead,
             _ => Stage::AwaitContent,
         }
     }
 
-    /// Whether the provider may have seen the request, were it given up now.
+    /// Whether the provider may have seen the request, or one before it that this one repeats. For
+    /// whoever ends the exchange: [`give_up`](Progress::give_up) makes a no hold.
     pub fn sent(&self) -> Sent {
+        let before = Sent::from_number(self.0.before.load(Relaxed)).unwrap_or(Sent::Maybe);
+        self.present().max(before)
+    }
+
+    /// Ends the request from outside: what did not begin to go out never will, whichever thread
+    /// serves its connection. Tells whether the provider may have seen it.
+    pub fn give_up(&self) -> Sent {
+        let (from, to) = (Phase::Connecting as u8, Phase::GivenUp as u8);
+        // Decided in one word: either the body was asked for before, or it is refused after.
+        let _ = self.0.phase.compare_exchange(from, to, Relaxed, Relaxed);
+        self.sent()
+    }
+
+    /// Time since a stage was reached or bytes of the body were taken.
+    pub fn idle_for(&self) -> Duration {
+        let changed = Duration::from_nanos(self.0.changed_ns.load(Relaxed));
+        self.0.begun.elapsed().saturating_sub(changed)
+    }
+
+    fn present(&self) -> Sent {
         match self.0.phase.load(Relaxed) {
-            phase if phase == Phase::Connecting as u8 => Sent::No,
+            phase if phase == Phase::Connecting as u8 || phase == Phase::GivenUp as u8 => Sent::No,
             phase if phase == Phase::Answered as u8 => Sent::Yes,
             _ => Sent::Maybe,
         }
+    }
+
+    fn changed(&self) {
+        let now_ns = u64::try_from(self.0.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.changed_ns.store(now_ns, Relaxed);
     }
 
     /// Bytes of the body handed to the connection so far.
@@ -85,18 +135,56 @@ impl Progress {
         self.0.attempts.load(Relaxed)
     }
 
-    /// Starts over: another attempt has seen nothing yet.
+    /// Starts over: another request has not been seen yet, but those before it stay seen.
     pub(crate) fn restart(&self, phase: Phase) {
+        self.0.before.fetch_max(self.present() as u8, Relaxed);
         self.0.attempts.fetch_add(1, Relaxed);
         self.0.body_bytes.store(0, Relaxed);
         self.0.phase.store(phase as u8, Relaxed);
+        self.changed();
     }
 
-    pub(crate) fn reach(&self, phase: Phase) {
-        self.0.phase.fetch_max(phase as u8, Relaxed);
+    /// Notes a phase. False when the request was given up before anything of it went out: then
+    /// nothing of it may go out.
+    pub(crate) fn reach(&self, phase: Phase) -> bool {
+        let before = self.0.phase.fetch_max(phase as u8, Relaxed);
+        if before < phase as u8 {
+            self.changed();
+        }
+        before != Phase::GivenUp as u8
     }
 
     pub(crate) fn add_body_bytes(&self, bytes: u64) {
         self.0.body_bytes.fetch_add(bytes, Relaxed);
+        self.changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_was_given_up_goes_out_no_more() {
+        let progress = Progress::default();
+        progress.restart(Phase::Connecting);
+        assert_eq!(progress.give_up(), Sent::No);
+        assert!(!progress.reach(Phase::Sending));
+        assert_eq!((progress.stage(), progress.sent()), (Stage::Connect, Sent::No));
+        let sending = Progress::default();
+        sending.restart(Phase::Connecting);
+        assert!(sending.reach(Phase::Sending));
+        assert_eq!(sending.give_up(), Sent::Maybe);
+        assert!(sending.reach(Phase::Sent), "what began goes on");
+    }
+
+    #[test]
+    fn what_was_seen_once_stays_seen() {
+        let progress = Progress::default();
+        progress.restart(Phase::Connecting);
+        progress.reach(Phase::Answered);
+        progress.restart(Phase::Connecting);
+        assert_eq!((progress.stage(), progress.sent()), (Stage::Connect, Sent::Yes));
+        assert_eq!(progress.give_up(), Sent::Yes);
     }
 }

@@ -25,5 +25,5 @@ mod render;
 pub use contract::{CallerRecord, History, Recorder, Violation, check};
 pub use fault::Fault;
 pub use plan::Plan;
-pub use provider::{Provider, ProviderConfig, ProviderRecord};
+pub use provider::{Provider, ProviderConfig, ProviderRecord, Rules};
 pub use script::Script;

@@ -169,6 +169,10 @@ impl Plan {
         if !self.is_computable() || self.api == Api::Embeddings {
             return false;
         }
+        let is_bytes = matches!(channel, Channel::Body | Channel::Events);
+        if is_bytes && self.script.fault.is_some_and(|fault| !fault.keeps_bytes()) {
+            return false;
+        }
         let body = self.fixed_body();
         match (channel, body) {
             (Channel::Body, Some(body)) => {

@@ -201,7 +201,7 @@ impl Script {
         self.seed.or_else(|| self.id.as_deref().map(seed_of)).unwrap_or(fallback)
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<(), ScriptError> {
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<(), ScriptError> {
         let text = || Some(value.to_owned());
         match key {
             "n" => self.n = number(key, value)?,
@@ -230,7 +230,7 @@ impl Script {
         Ok(())
     }
 
-    fn bound(&self) -> Result<(), ScriptError> {
+    pub(crate) fn bound(&self) -> Result<(), ScriptError> {
         let write_bytes = self.coalesce.saturating_mul(self.size);
         for (key, value, max) in [
             ("n", self.n, TOKENS_MAX),

@@ -11,13 +11,17 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::ask::{Asked, Embeddings, Target, target};
-use super::connection::Connection;
-use super::log::Running;
+use super::connection::{Connection, Mark};
+use super::frames;
+use super::log::{How, Running};
+use super::preset;
 use super::replay::{self, Replay};
+use super::stage;
 use super::stream::{Broken, Source, Writes};
-use crate::fault::Fault;
+use crate::fault::{Fault, Place};
 use crate::plan::{Api, Pieces, Plan};
 use crate::render::{self, Renderer};
+use crate::script::{Script, ScriptError};
 use crate::text::{HASH_EMPTY, hash_on, mix, seed_of};
 
 /// Most bytes of a request's body.
@@ -32,6 +36,8 @@ struct Answering {
     running: Running,
     connection: Arc<Connection>,
     shared: Arc<Shared>,
+    /// Id of its stream in HTTP/2; `None` in HTTP/1.1.
+    stream: Option<u32>,
 }
 
 /// Answers one request. Dropped when the client goes away, which the log then says.
@@ -46,8 +52,21 @@ pub(super) async fn answer(
     if matches!(target, Some(Target::Log | Target::Reset)) {
         return Ok(look_after_log(target, parts, connection, &shared));
     }
+    let stream = connection.next_stream();
+    let stream = (parts.version == http::Version::HTTP_2).then_some(stream);
+    let told = match told(&parts.headers) {
+        Some(Err(error)) => {
+            let running = shared.log.open(connection.number, parts);
+            let answering = Answering { running, connection, shared, stream };
+            return Ok(answering.refuse(400, &error.to_string()));
+        }
+        told => told.and_then(Result::ok),
+    };
     let running = shared.log.open(connection.number, parts);
-    let answering = Answering { running, connection, shared };
+    let answering = Answering { running, connection, shared, stream };
+    if let Some(fault) = answering.intake_fault(told.as_ref()) {
+        return answering.leave_unread(fault).await;
+    }
     let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => return Ok(answering.refuse(413, "the body is too large or broke off")),
@@ -55,7 +74,7 @@ pub(super) async fn answer(
     answering.running.body(&body);
     match target {
         Some(Target::Api(api)) => match Asked::parse(api, &body, answering.shared.config.seed) {
-            Ok(asked) => answering.follow(asked).await,
+            Ok(asked) => answering.follow(asked.told(told)).await,
             Err(error) => Ok(answering.refuse(400, &error.to_string())),
         },
         Some(Target::Recorded) => {
@@ -85,10 +104,20 @@ pub fn embedding_of(input: &str, dims: usize) -> Vec<f32> {
 impl Answering {
     /// Does what the script says.
     async fn follow(self, asked: Asked) -> Result<Response<Writes>, Broken> {
-        let Asked { plan, embeddings } = asked;
+        let Asked { mut plan, embeddings } = asked;
+        self.shared.adapt(self.running.number(), &mut plan.script);
+        preset::apply(&mut plan.script);
         let plan = Arc::new(plan);
         self.running.plan(&plan);
         let script = &plan.script;
+        if let Some(fault) = script.fault {
+            if let Some(reason) = self.unfit(&plan, fault) {
+                return Ok(self.refuse(400, &reason));
+            }
+            if fault.place() == Place::Frames {
+                self.send_frames(fault).await?;
+            }
+        }
         let delay = delay_of(&plan);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -107,16 +136,93 @@ impl Answering {
             None => None,
         };
         let (content_type, source) = match (recording, embeddings) {
+            _ if script.status == 204 => (JSON, whole(Vec::new())),
             _ if script.status != 200 => (JSON, whole(render::error_body(script.status))),
             (Some(bytes), _) => {
                 let replay = Replay::new(bytes, script.chunk, plan.seed);
                 (recording_type(script.replay.as_deref()), Source::Replay(replay))
             }
             (_, Some(embeddings)) => (JSON, whole(vectors(&plan, &embeddings))),
-            _ => source_of(&plan),
+            _ => match stage::of(&plan) {
+                Some(staged) => {
+                    if staged.is_verbatim {
+                        self.connection.mark(Mark::Headless);
+                    }
+                    let is_events = plan.stream && !staged.is_json;
+                    (if is_events { EVENTS } else { JSON }, Source::Staged(Box::new(staged)))
+                }
+                None => source_of(&plan),
+            },
         };
         let source = spoil(source, script.fault);
         Ok(self.respond(plan, content_type, source))
+    }
+
+    /// Why this fault cannot be shown to this request.
+    fn unfit(&self, plan: &Plan, fault: Fault) -> Option<String> {
+        let is_http2 = self.stream.is_some();
+        let tokens = plan.script.n.saturating_add(plan.script.reasoning);
+        match fault.place() {
+            Place::Connection => Some(format!("{fault} is a fault of connections")),
+            Place::Intake => Some(format!("{fault} is asked for by the header x-sim or a rule")),
+            _ if !fault.is_of(is_http2) => {
+                let versions = fault.row().versions.name();
+                Some(format!("{fault} can be shown in HTTP {versions} only"))
+            }
+            Place::Shape | Place::Framing | Place::Coding | Place::Whole | Place::Frames
+                if tokens > stage::TOKENS_MAX =>
+            {
+                let max = stage::TOKENS_MAX;
+                Some(format!("{fault} takes {max} tokens at most, not {tokens}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is to be done before the body of the request is read.
+    fn intake_fault(&self, told: Option<&Script>) -> Option<Fault> {
+        let rules = &self.shared.config.rules;
+        if told.is_none() && rules.is_empty() {
+            return None;
+        }
+        let mut script = told.cloned().unwrap_or_default();
+        rules.apply(self.running.number(), &mut script);
+        let fault = script.fault.filter(|fault| fault.place() == Place::Intake)?;
+        let seed = script.text_seed(self.shared.config.seed);
+        self.running.plan(&Arc::new(Plan { stream: true, seed, script, ..Plan::default() }));
+        Some(fault)
+    }
+
+    async fn leave_unread(self, fault: Fault) -> Result<Response<Writes>, Broken> {
+        if fault == Fault::EarlyRefusal {
+            return Ok(self.refuse(413, "the body is too large"));
+        }
+        std::future::pending().await
+    }
+
+    /// Frames of HTTP/2 before the answer; most come in its place.
+    async fn send_frames(&self, fault: Fault) -> Result<(), Broken> {
+        let stream = self.stream.unwrap_or_default();
+        let frame = match fault {
+            Fault::GoawayAfter => return Ok(self.connection.inject(&frames::goaway(stream))),
+            Fault::GoawayBefore | Fault::GoawayThenFine => frames::goaway(stream.saturating_sub(2)),
+            Fault::FrameTooBig => frames::too_big(stream),
+            Fault::FrameNoStream => frames::no_stream(),
+            Fault::WindowOverflow => frames::window_overflow(),
+            Fault::RefusedStream | Fault::RefusedThenFine => {
+                self.running.ended(How::Fault(fault));
+                return Err(Broken::with(h2::Reason::REFUSED_STREAM));
+            }
+            Fault::RstInternal => {
+                self.running.ended(How::Fault(fault));
+                return Err(Broken::with(h2::Reason::INTERNAL_ERROR));
+            }
+            _ => return Ok(()),
+        };
+        self.connection.inject(&frame);
+        self.running.ended(How::Fault(fault));
+        // The client goes away, which drops this.
+        std::future::pending().await
     }
 
     fn respond(
@@ -137,6 +243,10 @@ impl Answering {
         if script.fault == Some(Fault::Gzip) {
             head.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        if let Source::Staged(staged) = &source {
+            head.extend(staged.headers.iter().cloned());
+        }
+        preset::extend(&mut head, script.fault);
         for (name, value) in [
             (RETRY_AFTER.as_str(), &script.retry_after),
             ("retry-after-ms", &script.retry_after_ms),
@@ -164,6 +274,12 @@ impl Answering {
     }
 }
 
+/// The script that the head of a request carries, which stands over that of its prompt.
+fn told(headers: &http::HeaderMap) -> Option<Result<Script, ScriptError>> {
+    let value = headers.get("x-sim")?.to_str().unwrap_or_default();
+    Script::find(&format!("[[sim {value}]]")).transpose()
+}
+
 /// The log's own requests are not logged: looking must not change what is seen.
 fn look_after_log(
     target: Option<Target<'_>>,
@@ -182,7 +298,7 @@ fn look_after_log(
         }
     }
     let running = Running::unlogged(connection.number, parts);
-    let answering = Answering { running, connection, shared: Arc::clone(shared) };
+    let answering = Answering { running, connection, shared: Arc::clone(shared), stream: None };
     let content_type = HeaderValue::from_static("application/x-ndjson");
     answering.respond(Arc::default(), content_type, whole(lines))
 }

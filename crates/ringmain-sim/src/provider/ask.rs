@@ -138,6 +138,15 @@ impl Asked {
         };
         Ok(Asked { plan, embeddings })
     }
+
+    /// The same with the script that the head of the request carried.
+    pub(super) fn told(mut self, script: Option<Script>) -> Asked {
+        if let Some(script) = script {
+            self.plan.seed = script.text_seed(self.plan.seed);
+            self.plan.script = script;
+        }
+        self
+    }
 }
 
 impl Embeddings {

@@ -1,4 +1,5 @@
-//! An OpenAI-compatible provider over real HTTP/1.1 and HTTP/2 (cleartext), steered by prompts.
+//! An OpenAI-compatible provider over real HTTP/1.1 and HTTP/2, in clear text or over TLS, steered
+//! by prompts, by a header field `x-sim` that holds the same, or by a file of [`Rules`].
 //!
 //! [`Server`] is the provider inside a runtime that the caller owns, [`Provider`] the same on a
 //! thread of its own, for tests and programs that have no runtime. Neither prints anything.
@@ -15,16 +16,23 @@
 mod answer;
 mod ask;
 mod connection;
+mod frames;
 mod log;
+mod preset;
 pub(crate) mod replay;
+mod rules;
+mod socket;
+mod stage;
 mod stream;
+mod tls;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,8 +41,15 @@ use tokio::sync::oneshot;
 
 pub use answer::embedding_of;
 pub use log::{Ended, How, ProviderRecord, RECORDS_MAX};
+pub use rules::{RuleError, Rules};
 
+use crate::fault::{Fault, Place};
+use crate::script::Script;
 use log::Log;
+use tls::Identity;
+
+/// Most correlation ids that are remembered for faults that only the first request meets.
+const MET_MAX: usize = 65_536;
 
 /// How a provider is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +65,12 @@ pub struct ProviderConfig {
     pub send_buffer_bytes: Option<u32>,
     /// Most concurrent streams on one HTTP/2 connection.
     pub h2_streams_max: u32,
+    /// Whether TLS is spoken; clients trust the authority that [`Provider::ca_pem`] gives.
+    pub tls: bool,
+    /// What every connection meets: a fault of [`Place::Connection`].
+    pub connections: Option<Fault>,
+    /// What requests and connections meet by their number.
+    pub rules: Rules,
 }
 
 impl Default for ProviderConfig {
@@ -60,6 +81,9 @@ impl Default for ProviderConfig {
             seed: 0,
             send_buffer_bytes: None,
             h2_streams_max: 256,
+            tls: false,
+            connections: None,
+            rules: Rules::default(),
         }
     }
 }
@@ -69,6 +93,52 @@ impl Default for ProviderConfig {
 struct Shared {
     config: ProviderConfig,
     log: Log,
+    identity: Option<Identity>,
+    /// Correlation ids that have met their fault.
+    met: Mutex<HashSet<String>>,
+}
+
+impl Shared {
+    fn new(config: ProviderConfig) -> io::Result<Shared> {
+        let identity = match config.tls {
+            true => Some(Identity::new(config.connections)?),
+            false => None,
+        };
+        Ok(Shared { config, log: Log::default(), identity, met: Mutex::default() })
+    }
+
+    /// What the connection with this number meets.
+    fn connection_fault(&self, number: u64) -> Option<Fault> {
+        self.config.connections.or_else(|| self.config.rules.connection(number))
+    }
+
+    /// Lays rules over the script of a request, and takes a fault away that was met before.
+    fn adapt(&self, number: u64, script: &mut Script) {
+        if !self.config.rules.is_empty() {
+            self.config.rules.apply(number, script);
+        }
+        if script.fault.is_some_and(Fault::is_transient) {
+            let id = script.id.clone().unwrap_or_default();
+            let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+            // Bound: what is forgotten meets its fault once more.
+            if met.len() >= MET_MAX {
+                met.clear();
+            }
+            if !met.insert(id) {
+                script.fault = None;
+            }
+        }
+    }
+
+    fn base_url(&self, addr: SocketAddr) -> String {
+        let scheme = if self.config.tls { "https" } else { "http" };
+        match self.config.connections {
+            Some(Fault::DnsFailure) => {
+                format!("{scheme}://nobody.ringmain-sim.invalid:{}/v1", addr.port())
+            }
+            _ => format!("{scheme}://{addr}/v1"),
+        }
+    }
 }
 
 /// A provider that listens and is yet to be served.
@@ -76,9 +146,17 @@ struct Shared {
 /// Connections are taken from the moment it exists and answered once [`Server::serve`] runs.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
+    listener: Listener,
     addr: SocketAddr,
     shared: Arc<Shared>,
+}
+
+/// What stands at the address.
+#[derive(Debug)]
+enum Listener {
+    /// The address is taken, and nobody listens.
+    Closed(TcpSocket),
+    Open(TcpListener),
 }
 
 /// Access to a provider's log from anywhere, also after the provider is gone.
@@ -109,16 +187,33 @@ impl Server {
             socket.set_send_buffer_size(bytes)?;
         }
         socket.bind(config.listen)?;
-        // Bound: connections not yet accepted.
-        let listener = socket.listen(4096)?;
-        let addr = listener.local_addr()?;
-        let shared = Arc::new(Shared { config, log: Log::default() });
+        let addr = socket.local_addr()?;
+        let listener = match config.connections {
+            Some(Fault::ConnectRefused) => Listener::Closed(socket),
+            // Bound: connections not yet accepted.
+            _ => Listener::Open(socket.listen(4096)?),
+        };
+        if let Some(fault) = config.connections.filter(|fault| fault.place() != Place::Connection) {
+            let reason = format!("{fault} is no fault of connections");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        let shared = Arc::new(Shared::new(config)?);
         Ok(Server { listener, addr, shared })
     }
 
     /// The address listened on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The base URL of its API.
+    pub fn base_url(&self) -> String {
+        self.shared.base_url(self.addr)
+    }
+
+    /// The authority that its clients are to trust, where TLS is spoken.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.shared.identity.as_ref().map(|identity| identity.ca_pem.as_str())
     }
 
     /// Its log.
@@ -128,8 +223,12 @@ impl Server {
 
     /// Serves until `shutdown` is ready; what still runs is broken off then.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let listener = match self.listener {
+            Listener::Open(listener) => listener,
+            Listener::Closed(_socket) => return shutdown.await,
+        };
         tokio::select! {
-            () = connection::accept_all(self.listener, self.shared) => {}
+            () = connection::accept_all(listener, self.shared) => {}
             () = shutdown => {}
         }
     }
@@ -181,7 +280,12 @@ impl Provider {
 
     /// The base URL of its API.
     pub fn base_url(&self) -> String {
-        format!("http://{}/v1", self.addr)
+        self.log.0.base_url(self.addr)
+    }
+
+    /// The authority that its clients are to trust, where TLS is spoken.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.log.0.identity.as_ref().map(|identity| identity.ca_pem.as_str())
     }
 
     /// All records as they stand now.

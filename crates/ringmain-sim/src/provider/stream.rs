@@ -16,9 +16,11 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::{Instant, Sleep};
 
-use super::connection::Connection;
+use super::connection::{Connection, Mark};
+use super::frames;
 use super::log::{How, Running};
 use super::replay::Replay;
+use super::stage::{StageEnd, Staged};
 use crate::clock::now_ns;
 use crate::fault::Fault;
 use crate::plan::{Piece, Pieces, Plan};
@@ -28,9 +30,20 @@ use crate::render::Renderer;
 const BREAK_DELAY: Duration = Duration::from_millis(5);
 
 /// The script wants the answer to break off here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Debug, Error)]
 #[error("the answer breaks off as scripted")]
-pub(super) struct Broken;
+pub(super) struct Broken {
+    /// What a stream of HTTP/2 is told; without one, an internal error.
+    #[source]
+    reason: Option<h2::Error>,
+}
+
+impl Broken {
+    /// Breaks a stream of HTTP/2 with this reason.
+    pub(super) fn with(reason: h2::Reason) -> Broken {
+        Broken { reason: Some(reason.into()) }
+    }
+}
 
 /// A body in writes.
 pub(super) struct Writes {
@@ -43,6 +56,8 @@ pub(super) struct Writes {
     /// The body's length where it is told in advance.
     length: Option<u64>,
     phase: Phase,
+    /// Whether GOAWAY is sent.
+    is_told: bool,
 }
 
 /// Where the bytes come from.
@@ -51,6 +66,8 @@ pub(super) enum Source {
     Events { pieces: Pieces, renderer: Box<Renderer> },
     /// A recording.
     Replay(Replay),
+    /// Writes that were laid down in advance.
+    Staged(Box<Staged>),
     /// One write; `cut`: only so many bytes of it.
     Whole { bytes: Bytes, cut: Option<usize> },
 }
@@ -81,6 +98,7 @@ impl Writes {
         running.schedule();
         let length = match &source {
             Source::Whole { bytes, .. } => Some(bytes.len() as u64),
+            Source::Staged(staged) => staged.length(),
             _ => None,
         };
         let gzip = (plan.script.fault == Some(Fault::Gzip))
@@ -88,7 +106,9 @@ impl Writes {
         let pace = Pace::new(&plan);
         let length = length.filter(|_| gzip.is_none());
         let phase = Phase::Running;
-        let writes = Writes { source, plan, running, connection, pace, gzip, length, phase };
+        let is_told = false;
+        let writes =
+            Writes { source, plan, running, connection, pace, gzip, length, phase, is_told };
         writes.end_if_length_reached();
         writes
     }
@@ -118,6 +138,12 @@ impl Writes {
                 }
                 chunk.map(|chunk| (chunk, 1))
             }
+            Source::Staged(staged) => staged.next().map(|act| {
+                if act.is_marker {
+                    self.running.marker_sent();
+                }
+                (act.bytes, act.tokens)
+            }),
             Source::Whole { bytes, cut } => {
                 let end = cut.unwrap_or(bytes.len());
                 let whole = std::mem::take(bytes);
@@ -128,7 +154,15 @@ impl Writes {
 
     /// What follows the last write.
     fn end_phase(&self) -> Phase {
-        match self.plan.script.fault {
+        let fault = self.plan.script.fault;
+        if let (Source::Staged(staged), Some(fault)) = (&self.source, fault) {
+            return match staged.end {
+                StageEnd::Whole => Phase::Closing,
+                StageEnd::Hold => Phase::Stalled,
+                StageEnd::Break | StageEnd::Goaway | StageEnd::Stream(_) => Phase::Breaking(fault),
+            };
+        }
+        match fault {
             Some(fault @ (Fault::CloseEarly | Fault::Reset)) => Phase::Breaking(fault),
             Some(Fault::Stall) => Phase::Stalled,
             _ => Phase::Closing,
@@ -138,10 +172,20 @@ impl Writes {
     /// A clean end of the body: whole, unless the script left something out.
     fn how(&self) -> How {
         match self.plan.script.fault {
-            Some(fault @ (Fault::Empty | Fault::ErrorEvent | Fault::NoDone | Fault::NotSse)) => {
+            Some(fault) if fault.spoils_end() && self.plan.script.status == 200 => {
                 How::Fault(fault)
             }
             _ => How::Completed,
+        }
+    }
+
+    fn broken(&self) -> Broken {
+        match &self.source {
+            Source::Staged(staged) => match staged.end {
+                StageEnd::Stream(reason) => Broken::with(reason),
+                _ => Broken { reason: None },
+            },
+            _ => Broken { reason: None },
         }
     }
 
@@ -162,14 +206,14 @@ impl Writes {
         loop {
             match self.phase {
                 Phase::Running => {
-                    ready!(self.pace.poll_due(cx, &self.source));
+                    ready!(self.pace.poll_due(cx, &mut self.source));
                     let Some((bytes, tokens)) = self.take() else {
                         self.phase = self.end_phase();
                         self.pace.delay(BREAK_DELAY);
                         continue;
                     };
                     self.pace.tokens += tokens;
-                    if self.plan.script.flush {
+                    if self.plan.script.flush || matches!(self.source, Source::Staged(_)) {
                         self.phase = Phase::Flushing;
                     }
                     let bytes = self.encode(bytes);
@@ -189,16 +233,27 @@ impl Writes {
                 }
                 Phase::Breaking(fault) => {
                     ready!(self.pace.poll_sleep(cx));
-                    self.running.ended(How::Fault(fault));
-                    if fault == Fault::Reset {
-                        self.connection.reset();
+                    if fault == Fault::GoawayCut && !self.is_told {
+                        self.is_told = true;
+                        self.connection.inject(&frames::goaway(u32::MAX >> 1));
+                        self.pace.delay(BREAK_DELAY);
+                        continue;
                     }
-                    return Poll::Ready(Some(Err(Broken)));
+                    self.running.ended(self.how());
+                    if matches!(fault, Fault::Reset | Fault::GoawayCut) {
+                        self.connection.mark(Mark::Reset);
+                    }
+                    return Poll::Ready(Some(Err(self.broken())));
                 }
                 // The connection wakes this body by dropping it.
                 Phase::Stalled => return Poll::Pending,
                 Phase::Over => {
                     self.running.ended(self.how());
+                    match self.plan.script.fault {
+                        Some(Fault::CloseAfter) => self.connection.mark(Mark::Close),
+                        Some(Fault::CloseOnNext) => self.connection.mark(Mark::ResetOnNext),
+                        _ => {}
+                    }
                     return Poll::Ready(None);
                 }
             }
@@ -271,13 +326,20 @@ impl Pace {
         Pace { start, ttft, gap, tokens: 0, sleep: None, due: start }
     }
 
-    fn poll_due(&mut self, cx: &mut Context<'_>, source: &Source) -> Poll<()> {
+    fn poll_due(&mut self, cx: &mut Context<'_>, source: &mut Source) -> Poll<()> {
         let is_paced = match source {
             // What follows the last token is not paced.
             Source::Events { pieces, .. } => {
                 pieces.peek().is_some_and(|piece| piece.is_content() || piece == Piece::Role)
             }
             Source::Replay(_) => true,
+            Source::Staged(staged) => {
+                self.due = staged.due();
+                if self.due <= Instant::now() {
+                    return Poll::Ready(());
+                }
+                return self.poll_sleep(cx);
+            }
             // Its time passed before its head.
             Source::Whole { .. } => false,
         };

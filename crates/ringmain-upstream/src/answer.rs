@@ -4,9 +4,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use ringmain_wire::head::cut;
-use serde_json::json;
 
 use crate::decode::{Decoder, DecoderConfig, failure as words};
+use crate::dialect::{Translator, error_body};
 use crate::encoding::Expander;
 use crate::endpoint::failure;
 use crate::error::UpstreamError;
@@ -54,8 +54,8 @@ impl Answer {
         let code = Some(cut(&code, CODE_BYTES_MAX)).filter(|code| !code.is_empty());
         let message = "it does not accept the credential of the endpoint for this request; its \
                        own words are withheld, for they may repeat a part of the key";
-        let error = json!({"message": message, "type": code, "param": null, "code": code});
-        self.body.replace(json!({ "error": error }).to_string().into());
+        let code = code.unwrap_or_default();
+        self.body.replace(error_body(self.reading.dialect, self.status, code, message).into());
         self.content_type = "application/json".to_owned();
         self.reading.content_type.clone_from(&self.content_type);
     }
@@ -71,13 +71,20 @@ pub struct AnswerBody {
     peeked: Bytes,
     /// How the body broke: an error once is an error for ever, whoever met it first.
     broken: Option<UpstreamError>,
+    /// Puts what comes into the words of a caller of another API.
+    translator: Option<Box<Translator>>,
 }
 
 impl AnswerBody {
     pub(crate) fn new(response: reqwest::Response, expander: Option<Expander>) -> AnswerBody {
         let framing = Framing::of(&response);
         let (response, peeked) = (Some(response), Bytes::new());
-        AnswerBody { response, framing, expander, peeked, broken: None }
+        AnswerBody { response, framing, expander, peeked, broken: None, translator: None }
+    }
+
+    /// From now on the body comes translated.
+    pub(crate) fn translate(&mut self, translator: Translator) {
+        self.translator = Some(Box::new(translator));
     }
 
     /// The next bytes, or `None` after a correctly framed end.
@@ -88,6 +95,28 @@ impl AnswerBody {
     /// [`UpstreamError`] when the connection broke, the framing was cut short, or the encoding is
     /// wrong or expands beyond its bounds.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        // Bound: each round takes bytes of the endpoint, or is the last.
+        loop {
+            let Some(translator) = &mut self.translator else { return self.own_chunk().await };
+            let translated = translator.take()?;
+            if !translated.is_empty() {
+                return Ok(Some(translated));
+            }
+            if translator.is_ended() {
+                return Ok(None);
+            }
+            let chunk = self.own_chunk().await;
+            let Some(translator) = &mut self.translator else { continue };
+            match chunk {
+                Ok(Some(chunk)) => translator.feed(chunk),
+                Ok(None) => translator.end_of_body(),
+                Err(error) => translator.broken(error),
+            }
+        }
+    }
+
+    /// The next bytes as the endpoint sent them.
+    async fn own_chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         if !self.peeked.is_empty() {
             return Ok(Some(std::mem::take(&mut self.peeked)));
         }
@@ -131,7 +160,7 @@ impl AnswerBody {
     pub async fn settle(mut self) {
         let mut bytes = 0;
         while bytes <= SETTLE_BYTES_MAX {
-            match self.chunk().await {
+            match self.own_chunk().await {
                 Ok(Some(chunk)) => bytes += chunk.len(),
                 Ok(None) | Err(_) => return,
             }
@@ -149,7 +178,7 @@ impl AnswerBody {
     async fn look_ahead(&mut self, bytes_max: usize) -> Bytes {
         let mut seen = Vec::new();
         while seen.len() < bytes_max {
-            match self.chunk().await {
+            match self.own_chunk().await {
                 Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
                 Ok(None) | Err(_) => break,
             }

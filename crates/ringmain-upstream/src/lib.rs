@@ -14,6 +14,7 @@ pub mod body;
 pub mod call;
 pub mod config;
 pub mod decode;
+pub mod dialect;
 mod encoding;
 pub mod endpoint;
 pub mod error;

@@ -29,6 +29,7 @@ mod chat;
 pub(crate) mod failure;
 mod media;
 mod messages;
+mod origin;
 mod protocol;
 mod queue;
 mod responses;
@@ -45,6 +46,8 @@ use crate::error::UpstreamError;
 use crate::sse::{SseDecoder, TooLong};
 
 use self::failure::{Failure, reported, truncated, unreadable};
+pub(crate) use self::origin::Origin;
+
 use self::media::{BLANKS_MAX, Media};
 use self::protocol::Protocol;
 use self::queue::{Place, Queue};
@@ -143,6 +146,8 @@ pub struct Decoder {
     config: DecoderConfig,
     reading: Reading,
     dialect: Protocol,
+    /// Where the answer comes from, for who asks, read until there is content.
+    origin: Option<Origin>,
     queue: Queue,
     /// The present chunk, where the reading passes it on or has not begun.
     chunk: Bytes,
@@ -192,6 +197,7 @@ impl Decoder {
             config,
             reading,
             dialect,
+            origin: None,
             queue: Queue::default(),
             chunk: Bytes::new(),
             chunk_queued: false,
@@ -201,6 +207,16 @@ impl Decoder {
             marked: false,
             ended: false,
         }
+    }
+
+    /// The same, and it reads where the answer comes from.
+    pub(crate) fn with_origin(config: DecoderConfig) -> Decoder {
+        Decoder { origin: Some(Origin::default()), ..Decoder::new(config) }
+    }
+
+    /// Where the answer comes from, as far as it was told.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin.clone().unwrap_or_default()
     }
 
     /// Takes the next bytes of the body. Call it when [`next`](Decoder::next) has given `None`.
@@ -371,6 +387,9 @@ impl Decoder {
         if !self.body_ended {
             return Ok(false);
         }
+        if let Some(origin) = &mut self.origin {
+            origin.read(body);
+        }
         queue.silent = false;
         match dialect.read_whole(body, queue) {
             Ok(Whole::Answer) => {
@@ -412,6 +431,11 @@ impl Decoder {
             }
             return Ok(());
         };
+        if let Some(origin) = &mut self.origin
+            && !self.content_seen
+        {
+            origin.read(data);
+        }
         queue.silent = verbatim;
         let seen = match dialect.read(event.kind, data, queue) {
             Ok(seen) => seen,

@@ -19,6 +19,7 @@ use crate::body::{RequestBody, Witness};
 use crate::call::{Call, Phase};
 use crate::config::{EndpointConfig, Http2, Stored, UsageSplice};
 use crate::decode::DecoderConfig;
+use crate::dialect::Translation;
 use crate::encoding::Expander;
 use crate::error::UpstreamError;
 use crate::key::{Credential, KeyError};
@@ -184,6 +185,16 @@ impl Endpoint {
     /// [`UpstreamError`] with the stage, and with `sent` = no only where that is proven.
     pub async fn send(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
         self.keep_stored(&call)?;
+        let Some(translation) = Translation::of(&self.config, &call)? else {
+            return self.send_own(call).await;
+        };
+        let head = translation.head(call.head);
+        let answer = self.send_own(translation.call(&head, &call)).await?;
+        Ok(translation.answer(answer))
+    }
+
+    /// Sends a request in the endpoint's own dialect.
+    async fn send_own(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
         let (mut answer, injected) = self.attempt(&call, self.may_ask_for_usage(&call)).await?;
         let refused = injected && matches!(answer.status, 400 | 422);
         let may_repeat = !call.flags.has(Flags::ONCE);
@@ -205,7 +216,9 @@ impl Endpoint {
     /// Whether the body of this call will be looked into. If not, it goes out from where it lies
     /// and may be lent by its writer; once no, it stays no.
     pub fn looks_into(&self, call: &Call<'_>) -> bool {
-        call.model.is_some() || self.may_ask_for_usage(call)
+        call.model.is_some()
+            || self.may_ask_for_usage(call)
+            || Translation::is_needed(self.config.dialect, call.head)
     }
 
     /// What the provider stored for one caller is not for the others.

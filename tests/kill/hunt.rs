@@ -58,6 +58,9 @@ struct Bag {
     deaths: Vec<Death>,
 }
 
+/// What may become of the exchanges of clients that were killed or cancelled.
+const ENDS: [Code; 2] = [Code::Cancelled, Code::SessionClosed];
+
 /// A killed client whose session must go.
 struct Dead {
     pid: u32,
@@ -88,6 +91,9 @@ pub fn run() {
     history.bounds.cancel_ns = history.bounds.death_ns;
     history.callers.extend(bag.records);
     history.gauges = at_rest(&broker, "after the last client");
+    let is_odd = |(code, _): &&(Code, u64)| !ENDS.contains(code);
+    let refusals = counters(&broker).refusals;
+    assert_eq!(refusals.iter().find(is_odd), None, "nobody did anything wrong");
     let killed = history.deaths.len();
     print_counts(&bag.counts, killed);
     let of_killed = &history.callers[intact..];

@@ -44,9 +44,8 @@ const EXCHANGES: u64 = 48;
 const RELEASE: Duration = Duration::from_secs(1);
 /// The counters are written at most every quarter of a second.
 const COUNTERS: Duration = Duration::from_millis(250);
-/// What may become of the exchanges of clients that were killed or cancelled, and of a connection
-/// whose client was killed before it said Hello.
-const ENDS: [Code; 3] = [Code::BadHello, Code::Cancelled, Code::SessionClosed];
+/// What may become of the exchanges of clients that were killed or cancelled.
+const ENDS: [Code; 2] = [Code::Cancelled, Code::SessionClosed];
 
 // --- While they die --------------------------------------------------------------------------
 

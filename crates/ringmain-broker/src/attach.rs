@@ -39,6 +39,14 @@ struct Made {
     fds: [OwnedFd; 4],
 }
 
+/// Why a connection got no session.
+enum NotMade {
+    /// The peer hung up before it said anything, as one does that dies or only looks whether
+    /// somebody is there: no fault of anybody, and nobody is left to be told.
+    Left,
+    Refused(Refused),
+}
+
 /// What runs once the peer is welcome.
 enum Work {
     Caller(Arc<Session>, SessionIo),
@@ -65,7 +73,8 @@ pub(crate) async fn run(
                 }
             }
         }
-        Err(refused) => {
+        Err(NotMade::Left) => tracing::debug!("a peer left without a word"),
+        Err(NotMade::Refused(refused)) => {
             broker.live().refused(refused.code);
             if broker.may_log_refusal() {
                 tracing::info!(code = refused.code.name(), reason = %refused.text, "refused");
@@ -83,16 +92,17 @@ async fn attach(
     broker: &Arc<Broker>,
     control: Control,
     admission: Result<Admission, Refused>,
-) -> Result<Made, Refused> {
+) -> Result<Made, NotMade> {
     // A refused peer is heard too, so that it reads its refusal and not a broken connection; but
     // only so many of them at once. The permit lives until the refusal is sent.
     let permit = admission.is_err().then(|| broker.refusals().try_acquire());
     let heard = match permit {
-        Some(Err(_)) => Err(no_hello(broker)),
+        Some(Err(_)) => Err(no_hello(broker).into()),
         _ => hear(broker, &control).await,
     };
     let made = match (admission, heard) {
-        (Err(refused), _) | (Ok(_), Err(refused)) => Err(refused),
+        (Err(refused), _) | (Ok(_), Err(NotMade::Refused(refused))) => Err(refused),
+        (Ok(_), Err(NotMade::Left)) => return Err(NotMade::Left),
         (Ok(admission), Ok((hello, ready))) => match hello.role {
             Role::Caller => make(broker, &control, &hello, admission)
                 .map(|parts| (Either::Caller(parts), ready)),
@@ -105,28 +115,38 @@ async fn attach(
         Err(refused) => {
             // A peer that does not take its refusal finds the connection closed.
             let _ = control.send(&Message::Refused(refused.clone()).encode(), &[]);
-            Err(refused)
+            Err(refused.into())
         }
     }
 }
 
 /// Waits for the Hello.
-async fn hear(broker: &Broker, control: &Control) -> Result<(Hello, Readiness), Refused> {
+async fn hear(broker: &Broker, control: &Control) -> Result<(Hello, Readiness), NotMade> {
     let ready = control.try_clone_fd().and_then(Readiness::new).map_err(|error| inside(&error))?;
     let mut datagram = vec![0; CONTROL_BYTES_MAX];
     let received = timeout(broker.config().hello, receive(control, &ready, &mut datagram));
-    let received = received.await.map_err(|_| no_hello(broker))?.map_err(|error| {
-        Refused::new(Code::BadHello, format!("the Hello could not be read: {error}"))
-    })?;
-    if received.truncated || !received.fds.is_empty() {
-        return Err(Refused::new(Code::BadHello, "a Hello is one datagram without descriptors"));
-    }
-    match Message::parse(&datagram[..received.bytes]) {
-        Ok(Message::Hello(hello)) => Ok((hello, ready)),
-        Ok(_) => Err(Refused::new(Code::BadHello, "the first message is not a Hello")),
-        Err(error @ ControlError::Abi { .. }) => Err(Refused::new(Code::Abi, error.to_string())),
-        Err(error) => Err(Refused::new(Code::BadHello, error.to_string())),
-    }
+    let received = match received.await.map_err(|_| no_hello(broker))? {
+        Ok(received) => received,
+        Err(error) if is_hang_up(&error) => return Err(NotMade::Left),
+        Err(error) => {
+            let text = format!("the Hello could not be read: {error}");
+            return Err(Refused::new(Code::BadHello, text).into());
+        }
+    };
+    let refused = match Message::parse(&datagram[..received.bytes]) {
+        _ if received.truncated || !received.fds.is_empty() => {
+            Refused::new(Code::BadHello, "a Hello is one datagram without descriptors")
+        }
+        Ok(Message::Hello(hello)) => return Ok((hello, ready)),
+        Ok(_) => Refused::new(Code::BadHello, "the first message is not a Hello"),
+        Err(error @ ControlError::Abi { .. }) => Refused::new(Code::Abi, error.to_string()),
+        Err(error) => Refused::new(Code::BadHello, error.to_string()),
+    };
+    Err(refused.into())
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
 }
 
 async fn receive(
@@ -225,6 +245,12 @@ impl Either {
                 Made { work: Work::Producer(producer, watch), welcome, fds }
             }
         }
+    }
+}
+
+impl From<Refused> for NotMade {
+    fn from(refused: Refused) -> NotMade {
+        NotMade::Refused(refused)
     }
 }
 

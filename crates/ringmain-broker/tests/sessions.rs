@@ -162,6 +162,18 @@ async fn who_never_says_hello_is_refused_in_time() {
 }
 
 #[tokio::test]
+async fn who_hangs_up_before_saying_hello_did_nothing_wrong() {
+    let served = served(|_| {}).await;
+    drop(Control::connect(&served.socket).unwrap());
+    // One that is heard after it, and counts.
+    let control = Control::connect(&served.socket).unwrap();
+    control.send(b"nonsense", &[]).unwrap();
+    let Some((Message::Refused(_), _)) = soon(hear(&control)).await else { panic!() };
+    served.at_rest().await;
+    assert_eq!(served.broker.snapshot().refusals, [(Code::BadHello, 1)]);
+}
+
+#[tokio::test]
 async fn quotas_are_refused_by_name_and_come_back() {
     let served = served(|config| {
         config.quotas.sessions = 2;

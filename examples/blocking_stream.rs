@@ -6,15 +6,25 @@
 //! The broker is found as every client finds it: `$RINGMAIN_SOCKET`, else the user's broker, else
 //! the system's.
 
-use std::env;
+#[path = "support/help.rs"]
+mod help;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use ringmain_client::{Client, Item, Result};
 
+const USAGE: &str = "\
+blocking_stream [MODEL] [PROMPT]: asks a broker and prints the answer as it arrives
+
+  MODEL   the name that a route of the broker has [default: tiny]
+  PROMPT  what to ask [default: something]
+
+The broker is found by $RINGMAIN_SOCKET, else at the usual places; start one with `ringmain serve`.";
+
 fn main() -> ExitCode {
-    let mut args = env::args().skip(1);
+    let mut args = help::arguments(USAGE);
     let model = args.next().unwrap_or_else(|| "tiny".to_owned());
     let prompt = args.next().unwrap_or_else(|| "Say something short.".to_owned());
     match print_answer(&model, &prompt) {

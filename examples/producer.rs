@@ -4,16 +4,25 @@
 //! cargo run --example producer -- NAME
 //! ```
 //! A route of the broker leads to it: `endpoints = [{ producer = "NAME" }]`. Then, elsewhere:
-//! `ringmain chat MODEL "some words"`.
+//! `ringmain chat --model MODEL "some words"`.
 
-use std::env;
+#[path = "support/help.rs"]
+mod help;
+
 use std::process::ExitCode;
 
 use ringmain_client::{Code, Config, FinishReason, Job, Mode, Producer, Result, Usage};
 use serde_json::Value;
 
+const USAGE: &str = "\
+producer [NAME]: answers each request of a route with the words of its prompt
+
+  NAME  the name in the route: endpoints = [{ producer = \"NAME\" }] [default: words]
+
+The broker is found by $RINGMAIN_SOCKET, else at the usual places; start one with `ringmain serve`.";
+
 fn main() -> ExitCode {
-    let name = env::args().nth(1).unwrap_or_else(|| "words".to_owned());
+    let name = help::arguments(USAGE).next().unwrap_or_else(|| "words".to_owned());
     match serve(&name) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,14 +5,24 @@
 //! cargo run --example raw_zero_copy -- MODEL PROMPT
 //! ```
 
-use std::env;
+#[path = "support/help.rs"]
+mod help;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use ringmain_client::{Config, Fill, Item, Mode, Request, Result, Session, write_json_string};
 
+const USAGE: &str = "\
+raw_zero_copy [MODEL] [PROMPT]: sends a body written in place, prints the provider's own events
+
+  MODEL   the name that a route of the broker has [default: tiny]
+  PROMPT  what to ask [default: something]
+
+The broker is found by $RINGMAIN_SOCKET, else at the usual places; start one with `ringmain serve`.";
+
 fn main() -> ExitCode {
-    let mut args = env::args().skip(1);
+    let mut args = help::arguments(USAGE);
     let model = args.next().unwrap_or_else(|| "tiny".to_owned());
     let prompt = args.next().unwrap_or_else(|| "Say something short.".to_owned());
     match print_events(&model, &prompt) {

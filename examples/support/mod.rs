@@ -1,5 +1,7 @@
 //! Options of the example, and a broker with a simulated provider when none is given.
 
+mod help;
+
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -9,6 +11,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use ringmain_client::SOCKET_VARIABLE;
 use tempfile::TempDir;
+
+const USAGE: &str = "\
+many_streams: many streams at once from one process, each checked token by token
+
+  --streams N    how many [default: 1000]
+  --tokens N     tokens of each [default: 100]
+  --model NAME   a route that leads to a simulated provider [default: tiny]
+  --socket PATH  a running broker [default: $RINGMAIN_SOCKET, else a broker of its own]";
 
 /// `--streams N --tokens N --model NAME --socket PATH`
 pub struct Options {
@@ -32,7 +42,7 @@ impl Options {
     pub fn from_args() -> Result<Options, String> {
         let mut options =
             Options { streams: 1000, tokens: 100, model: "tiny".to_owned(), socket: None };
-        let mut args = env::args().skip(1);
+        let mut args = help::arguments(USAGE);
         while let Some(flag) = args.next() {
             let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
             let number = || value.parse().map_err(|_| format!("{flag} {value}: not a number"));

@@ -22,8 +22,12 @@ pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
     };
     broker.drain = section.drain;
     broker.loan = section.loan;
+    broker.body_bytes_max = section.body_max;
+    broker.copied_body_bytes_max = section.copied_body_max;
     broker.quotas = config.quota;
     broker.limits = config.limits;
+    broker.rates.clone_from(&config.rates);
+    broker.queue = config.queue;
     broker.counters = Some(counters);
     broker.counters_gid = section.socket_group;
     broker

@@ -599,3 +599,26 @@ fn a_socket_that_cannot_be_made_is_told_with_the_reason_of_the_system() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("directory"), "{}", stderr(&output));
 }
+
+#[test]
+fn the_largest_body_is_configured() {
+    let provider = provider();
+    let config = Config {
+        broker: "body_max = \"4KiB\"\ncopied_body_max = \"1KiB\"".to_owned(),
+        tail: "[[route]]\nmodel = \"alias\"\nendpoints = [{ name = \"local\", model = \"tiny\" }]"
+            .to_owned(),
+        ..Config::default()
+    };
+    let broker = Broker::start(provider.addr(), config);
+    let socket = broker.socket();
+    let ask = |model: &str, padding: usize| {
+        let prompt = format!("[[sim n=1]]{}", " ".repeat(padding));
+        run(&["chat", "--socket", socket.to_str().unwrap(), "--model", model, &prompt])
+    };
+    assert!(ask("tiny", 2000).status.success());
+    let large = stderr(&ask("tiny", 5000));
+    assert!(large.contains("may take 4096 bytes") && large.contains("send less"), "{large}");
+    assert!(ask("alias", 500).status.success());
+    let copied = stderr(&ask("alias", 2000));
+    assert!(copied.contains("1024 bytes"), "{copied}");
+}

@@ -1,12 +1,17 @@
 //! The `[broker]` table.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringmain_wire::limits::ARENA_BYTES_MAX;
 use tracing::level_filters::LevelFilter;
 
 use super::identity::{self, Identity};
 use super::section::{Section, wrong_type};
+
+/// What a limit of a body may be.
+const SIZES: RangeInclusive<u64> = 1 << 10..=ARENA_BYTES_MAX;
 
 /// The broker itself. What is `None` has a default that depends on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +28,10 @@ pub struct BrokerSection {
     pub drain: Duration,
     /// How long a producer may take to let go of an exchange that is over.
     pub loan: Duration,
+    /// Most bytes of a request body.
+    pub body_max: u64,
+    /// Most bytes of a request body that has to be looked into, and so is copied.
+    pub copied_body_max: u64,
     /// Threads of the runtime.
     pub threads: Option<usize>,
     /// Least level of the log.
@@ -38,6 +47,8 @@ impl Default for BrokerSection {
             allow: None,
             drain: Duration::from_secs(120),
             loan: Duration::from_secs(60),
+            body_max: 256 << 20,
+            copied_body_max: 32 << 20,
             threads: None,
             log: LevelFilter::INFO,
         }
@@ -56,6 +67,9 @@ impl BrokerSection {
             allow: read_allow(&mut table),
             drain: table.duration("drain").unwrap_or(usual.drain),
             loan: table.duration("loan").unwrap_or(usual.loan),
+            // Bound: what the largest arena holds.
+            body_max: table.size("body_max", SIZES).unwrap_or(usual.body_max),
+            copied_body_max: table.size("copied_body_max", SIZES).unwrap_or(usual.copied_body_max),
             // Bound: more threads than this only add wake-ups.
             threads: table.integer("threads", 1..=256).map(|threads| threads as usize),
             log: table.parsed("log", parse_level).map_or(usual.log, |at| at.value),
@@ -95,7 +109,7 @@ fn parse_socket(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn parse_mode(text: &str) -> Result<u32, String> {
+pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(mode),
         _ => Err(format!("{text:?} is not a file mode such as \"0660\"")),

@@ -127,6 +127,17 @@ impl<'a> Section<'a> {
         self.parsed(key, parse_duration).map(|at| at.value)
     }
 
+    /// A key that holds a size such as `"32MiB"`, of this range of bytes.
+    pub fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let size = self.parsed(key, parse_size)?;
+        if range.contains(&size.value) {
+            return Some(size.value);
+        }
+        let (least, most) = (shown_size(*range.start()), shown_size(*range.end()));
+        self.fault(size.span, key, format!("is not between {least} and {most}"));
+        None
+    }
+
     /// A key that holds a whole number of this range.
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(key)?;
@@ -143,6 +154,16 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// A key that holds true or false.
+    pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.take(key)?;
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            self.fault(value.span(), key, wrong_type("true or false", value));
+        }
+        boolean
     }
 
     /// The elements of a key that holds a list.
@@ -229,6 +250,27 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Units of a size, largest first.
+const SIZES: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+/// `"256MiB"`, `"64KiB"`, `"1GiB"`: a whole number and its unit.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let sentence = || format!("{text:?} is not a size such as \"32MiB\", \"64KiB\" or \"1GiB\"");
+    let parse = |(unit, bytes): (&str, u64)| Some((text.strip_suffix(unit)?, bytes));
+    let (digits, unit) = SIZES.into_iter().find_map(parse).ok_or_else(sentence)?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(sentence());
+    }
+    let number: u64 = digits.parse().map_err(|_| sentence())?;
+    number.checked_mul(unit).ok_or_else(sentence)
+}
+
+/// A size in its largest whole unit.
+fn shown_size(bytes: u64) -> String {
+    let whole = SIZES.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    whole.map_or(format!("{bytes} bytes"), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,5 +285,16 @@ mod tests {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
         assert!(parse_duration("18446744073709551615h").unwrap_err().contains("year"));
+    }
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("32MiB"), Ok(32 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("64KiB"), Ok(64 << 10));
+        for bad in ["", "MiB", "32", "32MB", "+1KiB", "1.5GiB", "1 GiB", "18446744073709551615KiB"]
+        {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!([1 << 30, 1536 << 20, 7].map(shown_size), ["1GiB", "1536MiB", "7 bytes"]);
     }
 }

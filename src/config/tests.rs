@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringmain_broker::Server;
+use ringmain_broker::{BrokerConfig, Server};
 use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
 
 use super::*;
@@ -29,6 +29,8 @@ socket_mode = "0600"
 socket_group = "root"
 allow = ["uid:1000", "gid:root"]
 drain = "30s"
+body_max = "1GiB"
+copied_body_max = "64KiB"
 threads = 2
 log = "debug"
 
@@ -72,6 +74,7 @@ fn a_whole_file_is_read() {
     assert_eq!(broker.socket_group, Some(0));
     assert_eq!(broker.allow, Some(vec![Identity::Uid(1000), Identity::Gid(0)]));
     assert_eq!(broker.drain, Duration::from_secs(30));
+    assert_eq!((broker.body_max, broker.copied_body_max), (1 << 30, 64 << 10));
     assert_eq!(broker.threads, Some(2));
     assert_eq!(
         config.limits,
@@ -84,7 +87,8 @@ fn a_whole_file_is_read() {
     assert_eq!((local.usage, local.http2), (UsageSplice::Off, Http2::PriorKnowledge));
     assert_eq!(local.connect_timeout, Some(Duration::from_millis(250)));
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
-    assert_eq!((other.usage, other.key_line), (UsageSplice::Inject, 30));
+    let line = WHOLE.lines().position(|line| line.starts_with("key_env")).map(|at| at + 1);
+    assert_eq!((other.usage, Some(other.key_line)), (UsageSplice::Inject, line));
     assert_eq!((local.dialect, other.dialect), (Dialect::OpenAi, Dialect::Anthropic));
     assert_eq!((local.stored, other.stored), (Stored::Shared, Stored::Refused));
     let tiny = &config.routes[0];
@@ -100,6 +104,22 @@ fn one_endpoint_without_a_route_takes_every_model() {
     assert_eq!(config.routes[0].model, "*");
     assert_eq!(config.routes[0].targets[0].server, Server::Endpoint("a".to_owned()));
     assert_eq!(config.broker, BrokerSection::default());
+}
+
+#[test]
+fn sizes_of_bodies_have_bounds_and_the_defaults_of_the_broker() {
+    let fault = |line: &str| {
+        faults(&format!("[broker]\n{line}\n[[endpoint]]\nname = \"a\"\nbase_url = \"http://h\""))
+    };
+    assert_eq!(
+        fault("body_max = \"2GiB\""),
+        ["line 2: broker.body_max: is not between 1KiB and 1GiB"]
+    );
+    assert!(fault("copied_body_max = \"32\"")[0].contains("is not a size such as"));
+    let (section, broker) = (BrokerSection::default(), BrokerConfig::default());
+    assert_eq!(section.body_max, broker.body_bytes_max);
+    assert_eq!(section.copied_body_max, broker.copied_body_bytes_max);
+    assert_eq!((section.drain, section.loan), (broker.drain, broker.loan));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringmain_sim::Fault;
 
 use crate::config::DEFAULT_PATH;
 
@@ -37,6 +38,9 @@ pub enum Command {
     Sim(Sim),
     /// Put load on a broker and write one record per exchange.
     Drive(Drive),
+    /// Make keys for clients of the HTTP face.
+    #[command(subcommand)]
+    Key(Key),
     /// Measure this machine: ratios of broker, rings and consumers to their baselines.
     Bench(Bench),
     /// One of the consumer processes of the demo.
@@ -112,6 +116,19 @@ pub struct Sim {
     /// Folder of recordings for `[[sim replay=openai/text.sse]]`.
     #[arg(long, value_name = "DIR")]
     pub replay_dir: Option<PathBuf>,
+    /// Speak TLS; the authority to trust is written to DIR/ca.pem.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
+    /// File of faults: lines such as `*/10 status=503`, `5-7 fault=reset at=2` or
+    /// `connection 2 fault=accept_silent`.
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
+    /// What every connection meets, such as tls_expired.
+    #[arg(long, value_name = "FAULT")]
+    pub connections: Option<Fault>,
+    /// Print all faults with what callers are told, and end.
+    #[arg(long)]
+    pub list_faults: bool,
 }
 
 /// `ringmain drive`
@@ -179,6 +196,21 @@ pub enum Waiting {
     Spin,
     /// Share one session among tasks of a tokio runtime.
     Async,
+}
+
+/// `ringmain key`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Print a new key, and the lines that stand for it in the configuration.
+    New(NewKey),
+}
+
+/// `ringmain key new`
+#[derive(Args, Debug)]
+pub struct NewKey {
+    /// Name of the client.
+    #[arg(long, value_name = "NAME", default_value = "client")]
+    pub name: String,
 }
 
 /// `ringmain bench`

@@ -242,8 +242,9 @@ mod tests {
             let mut now_ns = start_ns + SECOND;
             for wait_ns in waits {
                 throttle.refused(wait_ns, now_ns, now_ns);
-                let rate = throttle.per_minute(now_ns).unwrap();
-                let most = 1 + (rate.max(FLOOR) + before * 6 / 5 + FLOOR) / 60;
+                // Half of what was sent, over half a second and the burst of a held time.
+                let rate = (before * 6 / 2).max(FLOOR);
+                let most = 2 + rate * 3 / 2 / 60;
                 prop_assert!(send_for(&mut throttle, now_ns, SECOND / 2, 10_000) <= most);
                 now_ns += SECOND;
             }

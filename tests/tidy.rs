@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Every crate and its rank: an edge, of whatever kind, only points to a lower one.
-const RANKS: [(&str, u32); 10] = [
+const RANKS: [(&str, u32); 11] = [
     ("ringmain-wire", 0),
     ("ringmain-shm", 1),
     ("ringmain-policy", 1),
@@ -19,6 +19,7 @@ const RANKS: [(&str, u32); 10] = [
     ("ringmain-upstream", 3),
     ("ringmain-broker", 4),
     ("ringmain-bench", 5),
+    ("ringmain-http", 5),
     ("ringmain-sim", 5),
     ("ringmain", 6),
 ];

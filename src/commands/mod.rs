@@ -5,6 +5,7 @@ mod chat;
 mod check;
 mod demo;
 mod drive;
+mod key;
 mod serve;
 mod sim;
 mod status;
@@ -27,6 +28,7 @@ pub fn run(command: Command) -> Outcome {
         Command::Chat(args) => chat::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Drive(args) => drive::run(&args),
+        Command::Key(args) => key::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::DemoConsumer(args) => demo::run_consumer(&args),
         Command::BenchRole(args) => bench::run_role(&args),

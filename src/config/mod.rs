@@ -2,9 +2,11 @@
 
 mod broker;
 mod endpoint;
+mod http;
 mod identity;
 mod limits;
 mod producer;
+mod rates;
 mod report;
 mod route;
 mod section;
@@ -15,7 +17,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ringmain_policy::{ExchangeLimits, Quotas};
+use ringmain_http::HttpConfig;
+use ringmain_policy::{ExchangeLimits, LimitRule, QueueBounds, Quotas};
 use thiserror::Error;
 use toml::de::DeTable;
 
@@ -23,6 +26,7 @@ pub use broker::BrokerSection;
 pub use endpoint::EndpointSection;
 pub use identity::Identity;
 pub use producer::ProducerSection;
+pub use rates::{amounts, scope};
 pub use report::Fault;
 pub use route::{RouteSection, Target};
 pub use socket::{SOCKET_VARIABLE, client_candidates, server_socket};
@@ -44,6 +48,12 @@ pub struct Config {
     pub limits: ExchangeLimits,
     /// How much one uid may hold.
     pub quota: Quotas,
+    /// How many requests may wait for their limits.
+    pub queue: QueueBounds,
+    /// How much may be sent.
+    pub rates: Vec<LimitRule>,
+    /// The HTTP face; without an address it is not there.
+    pub http: HttpConfig,
     /// The upstream addresses.
     pub endpoints: Vec<EndpointSection>,
     /// Who may answer requests on this host.
@@ -87,7 +97,8 @@ impl Config {
 
     /// Whether everything that is only read at a start is the same.
     pub fn has_same_start(&self, other: &Config) -> bool {
-        (&self.broker, self.limits, self.quota) == (&other.broker, other.limits, other.quota)
+        (&self.broker, self.limits, self.quota, self.queue)
+            == (&other.broker, other.limits, other.quota, other.queue)
     }
 
     /// Judges the text of a file; `path` names it in faults and anchors relative paths.
@@ -116,6 +127,8 @@ fn read_root(mut root: Section<'_>, path: &Path) -> Config {
     let broker = root.table("broker").map(BrokerSection::read).unwrap_or_default();
     let limits = root.table("limits").map(limits::read_limits).unwrap_or_default();
     let quota = root.table("quota").map(limits::read_quota).unwrap_or_default();
+    let queue = root.table("queue").map(rates::read_queue).unwrap_or_default();
+    let http = http::read(root.table("http"), root.tables("client"), &broker, &limits);
     let anchor = KeyFolder::of(path);
     let endpoints = endpoint::read_all(root.tables("endpoint"), &anchor);
     let tables = root.tables("route");
@@ -131,8 +144,10 @@ fn read_root(mut root: Section<'_>, path: &Path) -> Config {
         true => endpoints.first().map(RouteSection::everything).into_iter().collect(),
         false => route::read_all(tables, &endpoints),
     };
+    let rates = rates::read_limits(root.tables("limit"), &endpoints, &routes);
     root.finish();
-    Config { path: path.to_owned(), broker, limits, quota, endpoints, producers, routes }
+    let path = path.to_owned();
+    Config { path, broker, limits, quota, queue, rates, http, endpoints, producers, routes }
 }
 
 /// The folder from which relative key files are read: that of the service manager's credentials

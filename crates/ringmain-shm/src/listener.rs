@@ -16,13 +16,14 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, accept4,
-    bind, connect, getsockname, getsockopt, listen, sockopt,
+    bind, connect, getsockname, getsockopt, listen, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 
@@ -70,7 +71,15 @@ pub struct Listener {
     place: Option<Place>,
 }
 
+/// A listening stream socket whose path has the same guarantees.
+#[derive(Debug)]
+pub struct StreamListener {
+    socket: UnixListener,
+    _place: Place,
+}
+
 /// A bound path and the lock on it.
+#[derive(Debug)]
 struct Place {
     path: PathBuf,
     device: u64,
@@ -84,27 +93,8 @@ impl Listener {
     /// Binds `path` with exactly the permissions `mode` (`0o666` and less) and, if given, the group
     /// `gid`. A stale socket file is replaced.
     pub fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<Listener, BindError> {
-        let failed = |step| {
-            let path = path.to_path_buf();
-            move |source: io::Error| BindError::Io { path, step, source }
-        };
-        let address = UnixAddr::new(path).map_err(|e| failed("naming the socket")(e.into()))?;
-        let lock = lock(path)?;
-        clear_stale(path, &address)?;
-        let fd = bind_private(&address).map_err(failed("binding"))?;
-        let meta = fs::symlink_metadata(path).map_err(failed("looking at the socket"))?;
-        let (device, inode) = (meta.dev(), meta.ino());
-        // From here on a failure removes the file again.
-        let place = Place { path: path.to_path_buf(), device, inode, remove: true, _lock: lock };
-        let listener = Listener { fd, place: Some(place) };
-        if let Some(gid) = gid {
-            std::os::unix::fs::lchown(path, None, Some(gid))
-                .map_err(failed("changing the group"))?;
-        }
-        let permissions = Permissions::from_mode(mode & 0o777);
-        fs::set_permissions(path, permissions).map_err(failed("changing the mode"))?;
-        listen_on(&listener.fd).map_err(failed("listening"))?;
-        Ok(listener)
+        let (fd, place) = bind_place(path, mode, gid, SockType::SeqPacket)?;
+        Ok(Listener { fd, place: Some(place) })
     }
 
     /// Takes a socket that a service manager made. Its path is left alone.
@@ -153,6 +143,22 @@ impl Listener {
     }
 }
 
+impl StreamListener {
+    /// Binds `path` as [`Listener::bind`] does. The socket does not block.
+    ///
+    /// # Errors
+    /// [`BindError`] names the path and the step.
+    pub fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<StreamListener, BindError> {
+        let (fd, place) = bind_place(path, mode, gid, SockType::Stream)?;
+        Ok(StreamListener { socket: fd.into(), _place: place })
+    }
+
+    /// The socket. Its path is removed when this listener is dropped.
+    pub fn socket(&self) -> &UnixListener {
+        &self.socket
+    }
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -175,6 +181,34 @@ impl Drop for Place {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Binds and listens; the path is removed again when the place is dropped.
+fn bind_place(
+    path: &Path,
+    mode: u32,
+    gid: Option<u32>,
+    kind: SockType,
+) -> Result<(OwnedFd, Place), BindError> {
+    let failed = |step| {
+        let path = path.to_path_buf();
+        move |source: io::Error| BindError::Io { path, step, source }
+    };
+    let address = UnixAddr::new(path).map_err(|e| failed("naming the socket")(e.into()))?;
+    let lock = lock(path)?;
+    clear_stale(path, &address)?;
+    let fd = bind_private(&address, kind).map_err(failed("binding"))?;
+    let meta = fs::symlink_metadata(path).map_err(failed("looking at the socket"))?;
+    let (device, inode) = (meta.dev(), meta.ino());
+    // From here on a failure removes the file again.
+    let place = Place { path: path.to_path_buf(), device, inode, remove: true, _lock: lock };
+    if let Some(gid) = gid {
+        std::os::unix::fs::lchown(path, None, Some(gid)).map_err(failed("changing the group"))?;
+    }
+    let permissions = Permissions::from_mode(mode & 0o777);
+    fs::set_permissions(path, permissions).map_err(failed("changing the mode"))?;
+    listen_on(&fd).map_err(failed("listening"))?;
+    Ok((fd, place))
 }
 
 /// The lock that stands for the path. Readable and writable by its owner alone, so that nobody
@@ -230,8 +264,9 @@ fn clear_stale(path: &Path, address: &UnixAddr) -> Result<(), BindError> {
 
 /// Binds with mode 0600 whatever the umask: the kernel takes the mode of the unbound socket, less
 /// the umask, for the file that it makes.
-fn bind_private(address: &UnixAddr) -> io::Result<OwnedFd> {
-    let fd = seqpacket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+fn bind_private(address: &UnixAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, kind, flags, None)?;
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(fd.as_raw_fd(), address)?;
     Ok(fd)

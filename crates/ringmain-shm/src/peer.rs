@@ -29,6 +29,14 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The peer of a connected Unix socket of whatever type.
+    ///
+    /// # Errors
+    /// The kernel does not say who it is, or it is gone already.
+    pub fn of_socket(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+        Peer::of(socket, &Compat::default())
+    }
+
     pub(crate) fn of(socket: BorrowedFd<'_>, compat: &Compat) -> io::Result<Peer> {
         let who = getsockopt(&socket, sockopt::PeerCredentials)?;
         let (uid, gid, pid) = (who.uid(), who.gid(), who.pid());

@@ -1,5 +1,6 @@
 //! `ringmain serve`: configuration, socket, signals and service manager around a broker.
 
+mod http;
 mod listener;
 mod log;
 mod notify;
@@ -15,7 +16,7 @@ use ringmain_broker::{Broker, DrainReport};
 use ringmain_shm::raise_nofile;
 use ringmain_upstream::KeySource;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::assemble::{Prepared, broker_config};
@@ -61,15 +62,16 @@ async fn serve(config: Config, threads: usize) -> Outcome {
     let broker = Broker::new(broker_config(&config, segment_name(&socket)), table);
     let (routes, endpoints) = (config.routes.len(), config.endpoints.len());
     info!(socket = %socket.display(), routes, endpoints, threads, "serving");
-    let (begin_drain, drain) = oneshot::channel();
-    let mut reloader = Reloader::new(config, Arc::clone(&broker), hangup);
+    let face = http::open(&config.http, &broker)?;
+    let begin_drain = watch::Sender::new(false);
+    let mut reloader = Reloader::new(config, Arc::clone(&broker), face.handle(), hangup);
     notify::ready();
-    let drain = async move {
-        // A sender that is gone has asked for the end too.
-        let _ = drain.await;
-    };
+    let serving = broker.serve(listener, told(begin_drain.subscribe()));
+    let http = face.serve(told(begin_drain.subscribe()));
+    // The broker's end is that of both, if it fails.
+    let both = async { tokio::try_join!(serving, async { Ok(http.await) }) };
     tokio::select! {
-        report = broker.serve(listener, drain) => Ok(ended(&report?)),
+        report = both => Ok(ended(&report?.0)),
         () = stop_twice(stop, begin_drain) => {
             warn!("stopped at once: asked a second time");
             Ok(ExitCode::FAILURE)
@@ -79,13 +81,18 @@ async fn serve(config: Config, threads: usize) -> Outcome {
     }
 }
 
+/// Waits for the drain.
+async fn told(mut drain: watch::Receiver<bool>) {
+    // A sender that is gone has asked for the end too.
+    let _ = drain.wait_for(|drains| *drains).await;
+}
+
 /// The first request to stop begins the drain; the second is the end of this future.
-async fn stop_twice(mut stop: Stop, begin_drain: oneshot::Sender<()>) {
+async fn stop_twice(mut stop: Stop, begin_drain: watch::Sender<bool>) {
     stop.requested().await;
     info!("stopping: nothing new is taken, what is in flight goes on");
     notify::stopping();
-    // The broker may be at its end already.
-    let _ = begin_drain.send(());
+    begin_drain.send_replace(true);
     stop.requested().await;
 }
 

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use ringmain_broker::Broker;
+use ringmain_http::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -17,6 +18,7 @@ use super::notify;
 pub struct Reloader {
     config: Config,
     broker: Arc<Broker>,
+    http: Handle,
     hangup: Hangup,
 }
 
@@ -32,8 +34,8 @@ impl Hangup {
 
 impl Reloader {
     /// For a broker that runs with this configuration.
-    pub fn new(config: Config, broker: Arc<Broker>, hangup: Hangup) -> Reloader {
-        Reloader { config, broker, hangup }
+    pub fn new(config: Config, broker: Arc<Broker>, http: Handle, hangup: Hangup) -> Reloader {
+        Reloader { config, broker, http, hangup }
     }
 
     /// Reloads at each SIGHUP.
@@ -65,13 +67,21 @@ impl Reloader {
         let kept: Vec<_> = self.config.endpoints.iter().zip(running).collect();
         let prepared = Prepared::new(&config, &kept)?;
         if !config.has_same_start(&self.config) {
-            warn!("[broker], [limits] or [quota] changed; that takes effect at the next start");
+            warn!(
+                "[broker], [limits], [quota] or [queue] changed; that takes effect at the next start"
+            );
         }
         self.broker.swap_routes(prepared.commit());
+        // Limits that stay the same keep what was taken from them.
+        self.broker.swap_limits(config.rates.clone());
+        if config.http.listen != self.config.http.listen {
+            warn!("[http] listen changed; that takes effect at the next start");
+        }
+        self.http.reconfigure(config.http.clone());
         // What only takes effect at a start is compared with what was in effect at the start.
-        let Config { endpoints, producers, routes, .. } = config;
+        let Config { endpoints, producers, rates, routes, .. } = config;
         (self.config.endpoints, self.config.routes) = (endpoints, routes);
-        self.config.producers = producers;
+        (self.config.producers, self.config.rates) = (producers, rates);
         Ok(())
     }
 }

@@ -1,0 +1,277 @@
+//! The response of an exchange: its head when the pipeline has one, and a body that is the pipeline
+//! itself.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body::Frame;
+use ringmain_broker::face::Failure;
+use ringmain_wire::{Code, Stage};
+use tokio::time::{Sleep, sleep};
+
+use crate::outlet::{Head, WAITING_BYTES_MAX};
+use crate::refusal::Refusal;
+use crate::running::Running;
+use crate::shape::{Shape, Words};
+use crate::watch::{Seat, Watch};
+
+/// A comment that a reader of events skips. Without a blank line behind it: some readers take one
+/// for the end of an event.
+const HEARTBEAT: &[u8] = b": x\n";
+/// How long the last event of a broken stream has to leave before the stream is cut off.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// What the answers of a request have in common.
+pub(crate) struct Manner {
+    pub shape: Shape,
+    pub heartbeat: Option<Duration>,
+}
+
+/// Waits until there is something to answer with.
+pub(crate) async fn of(
+    running: Arc<Running>,
+    manner: Manner,
+    watch: &Arc<Watch>,
+) -> Result<Response<Body>, Refusal> {
+    let ended = poll_fn(|cx| until_ready(&running, cx)).await;
+    let (head, waiting) = {
+        let mut outlet = running.outlet.lock();
+        (outlet.head.take(), outlet.waiting_bytes())
+    };
+    match (head, ended) {
+        (Some(head), None) => Ok(streamed(head, running, manner, watch, End::Open)),
+        (Some(head), Some(Ok(()))) => {
+            let whole = running.outlet.lock().take();
+            Ok(head.response.map(|()| Body::from(whole)))
+        }
+        // What was written before it broke is delivered, and then the breaking.
+        (Some(head), Some(Err(refusal))) if waiting > 0 && !head.is_json => {
+            Ok(streamed(head, running, manner, watch, End::Failed(refusal)))
+        }
+        (_, Some(Err(refusal))) => Err(*refusal),
+        (None, _) => {
+            let failure = Failure::new(Code::Internal, Stage::Relay, "the answer has no head");
+            Err(Refusal::of(failure, String::new(), 0))
+        }
+    }
+}
+
+/// Ready with the end, or with nothing when the head may go out and the rest is still to come.
+fn until_ready(running: &Running, cx: &mut Context<'_>) -> Poll<Option<Result<(), Box<Refusal>>>> {
+    match running.poll(cx) {
+        Poll::Ready(Some(ended)) => Poll::Ready(Some(ended)),
+        Poll::Ready(None) => Poll::Ready(Some(Err(Box::new(cut())))),
+        Poll::Pending => {
+            let outlet = running.outlet.lock();
+            let goes_out = |head: &Head| {
+                // JSON is kept until it is whole, if it is small: what breaks before is an error.
+                !head.is_json || outlet.waiting_bytes() >= WAITING_BYTES_MAX
+            };
+            match outlet.head.as_ref().is_some_and(goes_out) {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        }
+    }
+}
+
+fn streamed(
+    head: Head,
+    running: Arc<Running>,
+    manner: Manner,
+    watch: &Arc<Watch>,
+    end: End,
+) -> Response<Body> {
+    let seat = watch.answer(&running);
+    let heartbeat = manner.heartbeat.filter(|_| head.is_stream).map(Heartbeat::new);
+    let (shape, is_stream) = (manner.shape, head.is_stream);
+    let body = AnswerBody { running, shape, is_stream, heartbeat, end, _seat: seat };
+    head.response.map(|()| Body::new(body))
+}
+
+fn cut() -> Refusal {
+    let failure = Failure::new(Code::Drained, Stage::Relay, Code::Drained.sentence());
+    Refusal::of(failure, String::new(), 0)
+}
+
+/// Polls the pipeline whenever the server has room.
+struct AnswerBody {
+    running: Arc<Running>,
+    shape: Shape,
+    is_stream: bool,
+    heartbeat: Option<Heartbeat>,
+    end: End,
+    _seat: Seat,
+}
+
+/// How far the end has come.
+enum End {
+    Open,
+    /// The pipeline has failed, and its caller is still to be told.
+    Failed(Box<Refusal>),
+    /// The last event is on its way.
+    Leaving(Pin<Box<Sleep>>),
+    Done,
+}
+
+/// The body ends without its end, so that no reader takes it for whole.
+#[derive(Debug)]
+struct Broken;
+
+impl AnswerBody {
+    fn give(&self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.running.given();
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn waiting(&self) -> Option<Bytes> {
+        let mut outlet = self.running.outlet.lock();
+        (outlet.waiting_bytes() > 0).then(|| outlet.take())
+    }
+
+    /// What is left, and why nothing follows.
+    fn last_words(&self, refusal: &Refusal) -> Option<Bytes> {
+        let mut outlet = self.running.outlet.lock();
+        let is_between = outlet.is_between_events();
+        let rest = outlet.take();
+        // The provider's own error event has gone out as it came.
+        if !self.is_stream || refusal.failure.code == Code::UpstreamError {
+            return (!rest.is_empty()).then_some(rest);
+        }
+        let message = format!("{} ({})", refusal.failure.message, refusal.id);
+        let (status, code) = (refusal.status, refusal.failure.code.name());
+        let words = Words { status, code, message: &message, request_id: &refusal.id };
+        let mut last = BytesMut::from(rest);
+        if !is_between {
+            last.extend_from_slice(b"\n\n");
+        }
+        last.extend_from_slice(&self.shape.event(&words));
+        Some(last.freeze())
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(bytes) = self.waiting() {
+            return self.give(bytes);
+        }
+        match self.running.poll(cx) {
+            Poll::Ready(Some(Ok(()))) => {
+                self.end = End::Done;
+                match self.waiting() {
+                    Some(bytes) => self.give(bytes),
+                    None => Poll::Ready(None),
+                }
+            }
+            Poll::Ready(Some(Err(refusal))) => self.poll_failed(&refusal, cx),
+            Poll::Ready(None) => Poll::Ready(Some(Err(Broken))),
+            Poll::Pending => match self.waiting() {
+                Some(bytes) => self.give(bytes),
+                None => self.poll_heartbeat(cx),
+            },
+        }
+    }
+
+    fn poll_failed(
+        &mut self,
+        refusal: &Refusal,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.end = End::Leaving(Box::pin(sleep(LINGER)));
+        match self.last_words(refusal) {
+            Some(bytes) => self.give(bytes),
+            None => self.poll_leaving(cx),
+        }
+    }
+
+    fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let End::Leaving(linger) = &mut self.end else { return Poll::Ready(None) };
+        linger.as_mut().poll(cx).map(|()| Some(Err(Broken)))
+    }
+
+    fn poll_heartbeat(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(heartbeat) = &mut self.heartbeat else { return Poll::Pending };
+        let is_due = heartbeat.is_due(cx);
+        if is_due && self.running.outlet.lock().is_between_events() {
+            return self.give(Bytes::from_static(HEARTBEAT));
+        }
+        Poll::Pending
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.running.asked();
+        match std::mem::replace(&mut self.end, End::Done) {
+            End::Open => {
+                self.end = End::Open;
+                let polled = self.poll_open(cx);
+                if matches!(polled, Poll::Ready(Some(Ok(_))))
+                    && let Some(heartbeat) = &mut self.heartbeat
+                {
+                    heartbeat.is_silent = false;
+                }
+                polled
+            }
+            End::Failed(refusal) => self.poll_failed(&refusal, cx),
+            End::Leaving(linger) => {
+                self.end = End::Leaving(linger);
+                self.poll_leaving(cx)
+            }
+            End::Done => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.end, End::Done)
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the stream broke")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// Rings after a silence of one to two intervals. What is written only clears a flag: a steady
+/// stream costs no timer operation per piece.
+struct Heartbeat {
+    timer: Pin<Box<Sleep>>,
+    interval: Duration,
+    is_silent: bool,
+}
+
+impl Heartbeat {
+    fn new(interval: Duration) -> Heartbeat {
+        Heartbeat { timer: Box::pin(sleep(interval)), interval, is_silent: false }
+    }
+
+    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        // Bound: a timer that was set again has not rung.
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let was_silent = std::mem::replace(&mut self.is_silent, true);
+            let next = tokio::time::Instant::now() + self.interval;
+            self.timer.as_mut().reset(next);
+            if was_silent {
+                return true;
+            }
+        }
+        false
+    }
+}

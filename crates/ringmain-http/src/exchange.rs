@@ -1,0 +1,200 @@
+//! A POST, from its head to the response.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use axum::body::Body;
+use axum::extract::State;
+use http::header::{CONTENT_TYPE, EXPECT};
+use http::request::Parts;
+use http::{HeaderMap, Request as HttpRequest, Response, Version};
+use parking_lot::Mutex;
+use ringmain_broker::Identity;
+use ringmain_broker::face::{Ended, Exchange, Request};
+use ringmain_wire::{Code, Mode, RequestHead};
+
+use crate::answer::{self, Manner};
+use crate::ask;
+use crate::config::HttpConfig;
+use crate::outlet::{Outlet, OutletEgress};
+use crate::refusal::Refusal;
+use crate::running::Running;
+use crate::server::Face;
+use crate::shape::Shape;
+use crate::upload::{self, Bounds, Upload};
+
+/// Header fields that are passed on to providers: they choose versions and features, and say
+/// nothing of who calls.
+const FORWARDED: [&str; 7] = [
+    "anthropic-beta",
+    "anthropic-version",
+    "http-referer",
+    "openai-beta",
+    "traceparent",
+    "tracestate",
+    "x-title",
+];
+
+/// A refused body may be longer than the limit by this factor and is still read, for then its
+/// sender reads the refusal.
+const DISCARD_FACTOR: u64 = 8;
+
+/// The head of a request, owned by the work that it becomes.
+struct Asked {
+    route: String,
+    path: String,
+    content_type: Option<String>,
+    idempotency_key: Option<String>,
+    headers: Vec<(String, String)>,
+}
+
+/// Answers a POST below `/v1`.
+pub(crate) async fn post(
+    State(face): State<Arc<Face>>,
+    request: HttpRequest<Body>,
+) -> Response<Body> {
+    let (parts, mut body) = request.into_parts();
+    let shape = Shape::of(below_v1(&parts), &parts.headers);
+    match run(&face, &parts, &mut body, shape).await {
+        Ok(response) => response,
+        Err(mut refusal) => {
+            let bytes_max = match refusal.failure.code {
+                Code::BodyTooLarge => Some(DISCARD_FACTOR * face.config().body_bytes_max),
+                _ => None,
+            };
+            finish_reading(&face, &parts, &mut body, bytes_max, &mut refusal).await;
+            refusal.response(shape)
+        }
+    }
+}
+
+/// A connection over which a request was not read to its end cannot take another one, and must say
+/// so: a caller that finds it closed without a word fails with its next request.
+pub(crate) async fn finish_reading(
+    face: &Face,
+    parts: &Parts,
+    body: &mut Body,
+    bytes_max: Option<u64>,
+    refusal: &mut Refusal,
+) {
+    if parts.version >= Version::HTTP_2 || http_body::Body::is_end_stream(body) {
+        return;
+    }
+    // Whoever waits for leave to send its body is not given it.
+    let waits = parts.headers.contains_key(EXPECT);
+    let was_read = !waits && upload::discard(body, bytes_max, face.config().body).await;
+    refusal.closes |= !was_read;
+}
+
+fn below_v1(parts: &Parts) -> &str {
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    path.strip_prefix("/v1").unwrap_or(path)
+}
+
+async fn run(
+    face: &Arc<Face>,
+    parts: &Parts,
+    body: &mut Body,
+    shape: Shape,
+) -> Result<Response<Body>, Refusal> {
+    let caller = parts.extensions.get::<Identity>().cloned().unwrap_or_default();
+    let begun = Exchange::begin(face.broker(), caller);
+    let mut exchange =
+        begun.map_err(|refused| Refusal::of(refused.failure, refused.id.to_string(), 0))?;
+    let config = face.config();
+    let prepared = prepare(&config, parts, body, &exchange).await;
+    let (asked, upload) = prepared.map_err(|refusal| {
+        exchange.fail(&refusal.failure);
+        Refusal { id: exchange.id().to_string(), ..refusal }
+    })?;
+    let outlet = Arc::<Mutex<Outlet>>::default();
+    let stop = exchange.stop();
+    let work = Box::pin(work(exchange, asked, upload, outlet.clone(), shape));
+    let running = Arc::new(Running::new(work, outlet, stop));
+    let manner = Manner { shape, heartbeat: config.heartbeat };
+    answer::of(running, manner, face.watch()).await
+}
+
+async fn prepare(
+    config: &HttpConfig,
+    parts: &Parts,
+    body: &mut Body,
+    exchange: &Exchange,
+) -> Result<(Asked, Upload), Refusal> {
+    let bounds = Bounds { bytes_max: config.body_bytes_max, time: config.body };
+    let upload = upload::read(&parts.headers, body, bounds, exchange).await?;
+    let default = config.default_route.as_deref();
+    let route = ask::route(&parts.headers, &upload.bytes, default).await?;
+    let asked = Asked::new(route, below_v1(parts), &parts.headers, config);
+    asked.judge()?;
+    Ok((asked, upload))
+}
+
+/// The pipeline of one exchange, to its end.
+async fn work(
+    mut exchange: Exchange,
+    asked: Asked,
+    upload: Upload,
+    outlet: Arc<Mutex<Outlet>>,
+    shape: Shape,
+) -> Result<(), Box<Refusal>> {
+    let Upload { bytes, charged } = upload;
+    let request = Request::new(asked.head(), bytes, Mode::Events);
+    let mut egress = OutletEgress { outlet, shape };
+    let mut ended = exchange.run(request, &mut egress).await;
+    drop(charged);
+    let verdict = std::mem::replace(&mut ended.verdict, Ok(Vec::new()));
+    let verdict = verdict.map(drop).map_err(|failure| {
+        Box::new(Refusal::of(failure, exchange.id().to_string(), exchange.attempts()))
+    });
+    drop(exchange);
+    settle(ended);
+    verdict
+}
+
+/// Reads what is left behind the end of a provider's answer. It mostly came together with the end;
+/// else it is waited for beside the response.
+fn settle(ended: Ended) {
+    let mut rest = Box::pin(ended.settle());
+    let polled = rest.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    if matches!(polled, Poll::Pending) {
+        tokio::spawn(rest);
+    }
+}
+
+impl Asked {
+    fn new(route: String, path: &str, headers: &HeaderMap, config: &HttpConfig) -> Asked {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let is_forwarded = |name: &str| {
+            FORWARDED.contains(&name) || config.forward_headers.iter().any(|listed| listed == name)
+        };
+        let named = headers.iter().filter(|(name, _)| is_forwarded(name.as_str()));
+        let named = named.filter_map(|(name, value)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        });
+        Asked {
+            route,
+            path: path.to_owned(),
+            content_type: text(CONTENT_TYPE.as_str()).map(str::to_owned),
+            idempotency_key: text("idempotency-key").map(str::to_owned),
+            headers: named.collect(),
+        }
+    }
+
+    fn head(&self) -> RequestHead<'_> {
+        let mut head = RequestHead::new(&self.route, &self.path);
+        head.content_type = self.content_type.as_deref();
+        head.idempotency_key = self.idempotency_key.as_deref();
+        let headers = self.headers.iter();
+        head.headers = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        head
+    }
+
+    /// By the same rules as a head that came through a session.
+    fn judge(&self) -> Result<(), Refusal> {
+        let mut encoded = Vec::with_capacity(256);
+        let judged = self.head().encode(&mut encoded);
+        judged.map_err(|error| Refusal::new(Code::InvalidHead, error.to_string()))
+    }
+}

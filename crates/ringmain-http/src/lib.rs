@@ -1,0 +1,44 @@
+//! The HTTP face: unmodified software reaches the broker by a base URL.
+//!
+//! ```text
+//! accept -> connection -> guard, caller -> upload, ask -> broker's pipeline -> answer
+//! ```
+//! A request runs on the same pipeline as one that came through a session; what differs is the
+//! egress. The answer's body *is* the pipeline: the HTTP server polls it when it has room to write,
+//! which polls the provider. No channel and no second task stand between the two, a reader that is
+//! slow holds back its own provider alone, and one that goes away drops the request upstream.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`], [`key`] | what an operator may set; keys of TCP clients |
+//! | [`server`], `connection`, `watch` | listen, connections and their bounds, the drain |
+//! | `guard`, `caller` | web pages are refused; who is calling |
+//! | `paths` | which path is answered by what |
+//! | `upload`, `ask` | the request's body within its bounds; its route |
+//! | `answer`, `outlet`, `running` | from frames to the body of a response |
+//! | `shape`, `refusal` | errors as the callers' libraries expect them |
+//! | `models`, `metrics` | what the broker answers itself |
+#![forbid(unsafe_code)]
+
+mod answer;
+mod ask;
+mod caller;
+pub mod config;
+mod connection;
+mod exchange;
+mod guard;
+pub mod key;
+mod metrics;
+mod models;
+mod outlet;
+mod paths;
+mod refusal;
+mod running;
+pub mod server;
+mod shape;
+mod upload;
+mod watch;
+
+pub use config::{Client, HttpConfig, Listen};
+pub use key::{ClientKey, KeyHash};
+pub use server::{Handle, HttpError, Server};

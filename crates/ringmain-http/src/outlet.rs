@@ -1,0 +1,197 @@
+//! Where the pipeline's frames become bytes of a response. The pipeline pushes into the outlet and
+//! the body of the response takes out of it; both run inside one poll of the HTTP server, so the
+//! lock is never contended and nobody has to be woken.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use parking_lot::Mutex;
+use ringmain_broker::face::{Egress, Failure, Push};
+use ringmain_wire::frame::Usage;
+use ringmain_wire::{Code, Kind, ResponseHead, Stage};
+
+use crate::refusal::put;
+use crate::shape::Shape;
+
+/// Most bytes that wait for the server. Bound: beyond it the pipeline stops reading its provider.
+pub(crate) const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// What the pipeline has written and the server has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Outlet {
+    pub head: Option<Head>,
+    waiting: BytesMut,
+    /// Whether the last byte written is inside of an event.
+    is_mid_event: bool,
+    pub usage: Option<Usage>,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub response: Response<()>,
+    pub is_stream: bool,
+    /// Plain JSON: small, and worth nothing in parts.
+    pub is_json: bool,
+}
+
+/// The pipeline's end.
+pub(crate) struct OutletEgress {
+    pub outlet: Arc<Mutex<Outlet>>,
+    pub shape: Shape,
+}
+
+impl Outlet {
+    /// Everything that waits.
+    pub fn take(&mut self) -> Bytes {
+        self.waiting.split().freeze()
+    }
+
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether a line written now stands between two events.
+    pub fn is_between_events(&self) -> bool {
+        !self.is_mid_event
+    }
+
+    fn write(&mut self, payload: &[u8]) -> Push {
+        let room = WAITING_BYTES_MAX.saturating_sub(self.waiting.len());
+        if room == 0 && !payload.is_empty() {
+            return Push::Full;
+        }
+        let taken = payload.len().min(room);
+        self.waiting.extend_from_slice(&payload[..taken]);
+        self.is_mid_event = taken < payload.len();
+        match self.is_mid_event {
+            true => Push::Partly(taken),
+            false => Push::Written,
+        }
+    }
+}
+
+impl Egress for OutletEgress {
+    fn push(&mut self, kind: Kind, _choice: u16, payload: &[u8]) -> Result<Push, Failure> {
+        let mut outlet = self.outlet.lock();
+        match kind {
+            Kind::Event => {
+                let push = outlet.write(payload);
+                // An event that its provider cut off has no end either.
+                outlet.is_mid_event |= !ends_event(payload);
+                Ok(push)
+            }
+            Kind::Body => Ok(outlet.write(payload)),
+            Kind::Head => {
+                outlet.head = Some(Head::read(payload, self.shape)?);
+                Ok(Push::Written)
+            }
+            Kind::Usage => {
+                outlet.usage = Usage::parse(payload).ok();
+                Ok(Push::Written)
+            }
+            _ => Ok(Push::Written),
+        }
+    }
+
+    /// The body takes what waits before it polls the pipeline again, so that nobody is woken here.
+    fn poll_room(&mut self, _: &mut Context<'_>, _: u64) -> Poll<Result<(), Failure>> {
+        match self.outlet.lock().waiting.len() < WAITING_BYTES_MAX {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    }
+
+    fn release_request(&mut self) {}
+
+    fn flush(&mut self) {}
+}
+
+fn ends_event(payload: &[u8]) -> bool {
+    [&b"\n\n"[..], b"\r\n\r\n", b"\r\r", b"\n\r\n"].iter().any(|end| payload.ends_with(end))
+}
+
+impl Head {
+    fn read(payload: &[u8], shape: Shape) -> Result<Head, Failure> {
+        let head = ResponseHead::parse(payload)
+            .map_err(|error| Failure::new(Code::Internal, Stage::Relay, error.to_string()))?;
+        let essence = head.content_type.split(';').next().unwrap_or_default().trim();
+        let is_stream = essence.eq_ignore_ascii_case("text/event-stream");
+        let is_json = essence.eq_ignore_ascii_case("application/json");
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        fill(response.headers_mut(), &head, shape);
+        if is_stream {
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        Ok(Head { response, is_stream, is_json })
+    }
+}
+
+fn fill(headers: &mut HeaderMap, head: &ResponseHead<'_>, shape: Shape) {
+    for (name, value) in &head.headers {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    }
+    if !head.content_type.is_empty() {
+        put(headers, CONTENT_TYPE, head.content_type);
+    }
+    let id = head.upstream_request_id.unwrap_or(head.log_id);
+    put(headers, HeaderName::from_static(shape.id_header()), id);
+    put(headers, HeaderName::from_static("x-ringmain-id"), head.log_id);
+    if head.status >= 400 && head.attempt > 1 {
+        // The broker has tried again already; its caller would multiply that.
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn egress() -> OutletEgress {
+        OutletEgress { outlet: Arc::default(), shape: Shape::OpenAi }
+    }
+
+    #[test]
+    fn what_does_not_fit_waits() {
+        let mut egress = egress();
+        let large = vec![b'x'; WAITING_BYTES_MAX - 1];
+        assert_eq!(egress.push(Kind::Event, 0, &large), Ok(Push::Written));
+        assert_eq!(egress.push(Kind::Event, 0, b"ab\n\n"), Ok(Push::Partly(1)));
+        assert!(!egress.outlet.lock().is_between_events());
+        assert_eq!(egress.push(Kind::Event, 0, b"b\n\n"), Ok(Push::Full));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(egress.poll_room(&mut cx, 1).is_pending());
+        assert_eq!(egress.outlet.lock().take().len(), WAITING_BYTES_MAX);
+        assert!(egress.poll_room(&mut cx, 1).is_ready());
+        assert_eq!(egress.push(Kind::Event, 0, b"b\n\n"), Ok(Push::Written));
+        assert!(egress.outlet.lock().is_between_events());
+        assert_eq!(egress.push(Kind::Event, 0, b"data: torn"), Ok(Push::Written));
+        assert!(!egress.outlet.lock().is_between_events());
+    }
+
+    #[test]
+    fn a_head_becomes_that_of_a_response() {
+        let mut egress = egress();
+        let mut head = ResponseHead::default();
+        (head.status, head.attempt) = (429, 2);
+        (head.log_id, head.content_type) = ("rm-1", "application/json; charset=utf-8");
+        head.headers = vec![("retry-after", "2"), ("x-ratelimit-limit-requests", "5")];
+        let mut payload = Vec::new();
+        head.encode(&mut payload);
+        assert_eq!(egress.push(Kind::Head, 0, &payload), Ok(Push::Written));
+        let head = egress.outlet.lock().head.take().unwrap();
+        assert!(head.is_json && !head.is_stream);
+        let (status, headers) = (head.response.status(), head.response.headers());
+        assert_eq!((status.as_u16(), &headers["retry-after"]), (429, "2"));
+        assert_eq!((&headers["x-request-id"], &headers["x-should-retry"]), ("rm-1", "false"));
+    }
+}

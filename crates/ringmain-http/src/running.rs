@@ -1,0 +1,80 @@
+//! An exchange that is polled by whoever wants its next bytes, and can be cut by whoever sees that
+//! nobody does.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use ringmain_broker::face::{Stop, StopCause};
+
+use crate::outlet::Outlet;
+use crate::refusal::Refusal;
+
+/// The pipeline of one exchange: how it ended, once it has.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
+
+/// An exchange and what it has written.
+pub(crate) struct Running {
+    /// Until it ended or was cut.
+    work: Mutex<Option<Work>>,
+    pub outlet: Arc<Mutex<Outlet>>,
+    stop: Arc<Stop>,
+    /// Odd while something was handed to the server that it has not come back from: the same odd
+    /// number for long means that the caller does not read.
+    turns: AtomicU64,
+}
+
+impl Running {
+    pub fn new(work: Work, outlet: Arc<Mutex<Outlet>>, stop: Arc<Stop>) -> Running {
+        Running { work: Mutex::new(Some(work)), outlet, stop, turns: AtomicU64::new(0) }
+    }
+
+    /// Runs the pipeline until it has to wait. `None`: it had been cut.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<(), Box<Refusal>>>> {
+        let mut work = self.work.lock();
+        let Some(running) = work.as_mut() else { return Poll::Ready(None) };
+        match running.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(ended) => {
+                *work = None;
+                Poll::Ready(Some(ended))
+            }
+        }
+    }
+
+    /// The server has taken something and owes a turn until it asks for more.
+    pub fn given(&self) {
+        self.turns.fetch_add(1, Relaxed);
+    }
+
+    /// The server asks for more.
+    pub fn asked(&self) {
+        let turns = self.turns.load(Relaxed);
+        if turns % 2 == 1 {
+            self.turns.store(turns + 1, Relaxed);
+        }
+    }
+
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Relaxed)
+    }
+
+    /// Ends the pipeline, and with it the request upstream: by itself if it has a reason of its own
+    /// or is given one, else by force. One that is being polled is not stuck; it is asked to end.
+    pub fn cut(&self, cause: Option<StopCause>) {
+        let Some(mut slot) = self.work.try_lock() else {
+            self.stop.request(cause.unwrap_or(StopCause::Cancelled));
+            return;
+        };
+        let Some(mut work) = slot.take() else { return };
+        drop(slot);
+        if let Some(cause) = cause {
+            self.stop.request(cause);
+        }
+        // Its timers may have rung while nobody polled it; then it knows why it ends.
+        let _ = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }
+}

@@ -1,0 +1,249 @@
+//! The body of a request, whole and within its bounds: it must be whole before it is routed, and
+//! before a provider is asked for anything.
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body::Body as _;
+use ringmain_broker::face::{Charged, Exchange, Failure};
+use ringmain_wire::{Code, Stage};
+use tokio::time::timeout;
+
+use crate::refusal::Refusal;
+
+/// Room that a body of unknown length is given at first.
+const FIRST_BYTES: u64 = 16 * 1024;
+/// Bodies above this are expanded on a thread of their own: others run meanwhile.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a refused request that are read for the sake of its connection.
+const DISCARD_BYTES_MAX: u64 = 1 << 20;
+/// A window beyond this is refused, as RFC 8878 advises: it is memory that the sender chooses.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// Bounds of a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub bytes_max: u64,
+    pub time: Duration,
+}
+
+/// A body and what it is charged, which go together.
+pub(crate) struct Upload {
+    pub bytes: Bytes,
+    pub charged: Vec<Charged>,
+}
+
+/// How a body is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Gzip,
+    Plain,
+    Zstd,
+}
+
+/// Reads a body to its end and undoes its encoding.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: &mut Body,
+    bounds: Bounds,
+    exchange: &Exchange,
+) -> Result<Upload, Refusal> {
+    let encoding = encoding(headers)?;
+    let told = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if told.is_some_and(|bytes: u64| bytes > bounds.bytes_max) {
+        return Err(too_large(bounds.bytes_max));
+    }
+    let collecting = timeout(bounds.time, collect(body, told, bounds.bytes_max, exchange));
+    let upload = collecting.await.unwrap_or_else(|_| {
+        let text = format!("the body of the request was not whole within {:?}", bounds.time);
+        Err(Refusal { status: 408, ..Refusal::new(Code::InvalidRequest, text) })
+    })?;
+    match encoding {
+        Encoding::Plain => Ok(upload),
+        encoded => expand(encoded, upload, bounds.bytes_max, exchange).await,
+    }
+}
+
+/// Reads what is left of a refused request, within bounds. True: all of it was read, so the
+/// connection may be used again.
+pub(crate) async fn discard(body: &mut Body, bytes_max: Option<u64>, time: Duration) -> bool {
+    let bytes_max = bytes_max.unwrap_or(DISCARD_BYTES_MAX);
+    let reading = async {
+        let mut bytes = 0;
+        while bytes <= bytes_max {
+            match next(body).await {
+                Some(Ok(chunk)) => bytes += chunk.len() as u64,
+                Some(Err(_)) => return false,
+                None => return true,
+            }
+        }
+        false
+    };
+    timeout(time, reading).await.unwrap_or(false)
+}
+
+async fn collect(
+    body: &mut Body,
+    told: Option<u64>,
+    bytes_max: u64,
+    exchange: &Exchange,
+) -> Result<Upload, Refusal> {
+    let mut room = told.unwrap_or(FIRST_BYTES);
+    let mut charged = vec![charge(exchange, room)?];
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    // Bound: the size of the body, checked with every piece; the caller bounds the time.
+    while let Some(chunk) = next(body).await {
+        let chunk = chunk.map_err(|_| broken())?;
+        let bytes = (first.len() + whole.len() + chunk.len()) as u64;
+        if bytes > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        if bytes > room {
+            let more = room.max(bytes - room);
+            charged.push(charge(exchange, more)?);
+            room += more;
+        }
+        if first.is_empty() && whole.is_empty() {
+            // A body of one piece stays where it is.
+            first = chunk;
+            continue;
+        }
+        if whole.is_empty() {
+            whole.reserve(told.map_or(bytes as usize * 2, |told| told as usize));
+            whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    let bytes = if whole.is_empty() { first } else { whole.freeze() };
+    Ok(Upload { bytes, charged })
+}
+
+async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+    loop {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+        match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) => return Some(Ok(data)),
+            Ok(Err(_trailers)) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+fn charge(exchange: &Exchange, bytes: u64) -> Result<Charged, Refusal> {
+    exchange.charge(bytes).map_err(|failure| Refusal::of(failure, exchange.id().to_string(), 0))
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let mut fields = headers.get_all(CONTENT_ENCODING).iter();
+    let Some(field) = fields.next() else { return Ok(Encoding::Plain) };
+    let name = field.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+    match (name.as_str(), fields.next()) {
+        ("gzip" | "x-gzip", None) => Ok(Encoding::Gzip),
+        ("zstd", None) => Ok(Encoding::Zstd),
+        ("identity" | "", None) => Ok(Encoding::Plain),
+        _ => {
+            let text = format!("bodies are taken plain, as gzip or as zstd, not as {name:?}");
+            Err(Refusal::unknown_encoding(text))
+        }
+    }
+}
+
+/// Undoes the encoding. The memory is charged for before, as far as it is known, and made exact
+/// after.
+async fn expand(
+    encoding: Encoding,
+    upload: Upload,
+    bytes_max: u64,
+    exchange: &Exchange,
+) -> Result<Upload, Refusal> {
+    let Upload { bytes: packed, mut charged } = upload;
+    let bytes = match packed.len() {
+        small if small <= INLINE_BYTES_MAX / 8 => unpack(encoding, &packed, bytes_max),
+        _ => {
+            let task = tokio::task::spawn_blocking(move || unpack(encoding, &packed, bytes_max));
+            task.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        }
+    };
+    let bytes = bytes.map_err(|error| {
+        let text = format!("the body of the request cannot be expanded: {error}");
+        Refusal::new(Code::InvalidRequest, text)
+    })?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(too_large(bytes_max));
+    }
+    charged.push(charge(exchange, bytes.len() as u64)?);
+    Ok(Upload { bytes: bytes.into(), charged })
+}
+
+/// At most one byte more than the limit, which then shows.
+fn unpack(encoding: Encoding, packed: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let limit = bytes_max.saturating_add(1);
+    match encoding {
+        Encoding::Plain => out.extend_from_slice(packed),
+        Encoding::Gzip => {
+            flate2::bufread::MultiGzDecoder::new(packed).take(limit).read_to_end(&mut out)?;
+        }
+        Encoding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            decoder.take(limit).read_to_end(&mut out)?;
+        }
+    }
+    Ok(out)
+}
+
+fn broken() -> Refusal {
+    let text = "the body of the request ended before its end";
+    Refusal::of(Failure::new(Code::InvalidRequest, Stage::Intake, text), String::new(), 0)
+}
+
+fn too_large(bytes_max: u64) -> Refusal {
+    let text = format!("the body is larger than the limit of {bytes_max} bytes");
+    Refusal::new(Code::BodyTooLarge, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn encodings_come_back_and_bombs_stop_at_the_limit() {
+        let text = b"abc".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let zstd = zstd::encode_all(&text[..], 1).unwrap();
+        for (encoding, packed) in [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)] {
+            assert_eq!(unpack(encoding, &packed, 3000).unwrap(), text);
+            assert_eq!(unpack(encoding, &packed, 2999).unwrap().len(), 3000);
+            assert_eq!(unpack(encoding, &packed, 10).unwrap().len(), 11);
+            assert!(unpack(encoding, &packed[..packed.len() - 2], 3000).is_err());
+        }
+    }
+
+    #[test]
+    fn unknown_and_stacked_encodings_are_refused() {
+        let of = |names: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.append(CONTENT_ENCODING, http::HeaderValue::from_static(name));
+            }
+            encoding(&headers).map_err(|refusal| refusal.status)
+        };
+        assert_eq!(of(&[]), Ok(Encoding::Plain));
+        assert_eq!(of(&["GZIP"]), Ok(Encoding::Gzip));
+        assert_eq!(of(&["zstd"]), Ok(Encoding::Zstd));
+        assert_eq!(of(&["br"]), Err(415));
+        assert_eq!(of(&["gzip, gzip"]), Err(415));
+        assert_eq!(of(&["gzip", "gzip"]), Err(415));
+    }
+}

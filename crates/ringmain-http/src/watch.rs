@@ -1,0 +1,155 @@
+//! One task that sees what nobody else is woken for: connections that sit unused or send their
+//! head byte by byte, and callers that do not read what was written for them.
+//!
+//! Whatever is watched shows a number that changes when it moves. The task remembers since when it
+//! has seen the same number, so what is watched reads no clock, and while nothing is watched the
+//! task sleeps without a timer.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringmain_broker::face::StopCause;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::connection::Gauge;
+use crate::running::Running;
+
+/// Longest and shortest time between two looks.
+const TICK_MAX: Duration = Duration::from_secs(1);
+const TICK_MIN: Duration = Duration::from_millis(10);
+
+/// The limits of what is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub head: Duration,
+    pub idle: Duration,
+    pub slow_consumer: Duration,
+}
+
+/// Everything that is watched. Bound: connections by their maximum, answers by the exchanges that
+/// their uids were charged for.
+pub(crate) struct Watch {
+    connections: Mutex<HashMap<u64, Watched<Arc<Gauge>>>>,
+    answers: Mutex<HashMap<u64, Watched<Arc<Running>>>>,
+    next: AtomicU64,
+    began: Notify,
+}
+
+struct Watched<T> {
+    what: T,
+    seen: u64,
+    since: Instant,
+}
+
+/// Takes what is watched off the list.
+pub(crate) struct Seat {
+    watch: Arc<Watch>,
+    id: u64,
+    is_answer: bool,
+}
+
+impl Watch {
+    pub fn new() -> Arc<Watch> {
+        Arc::new(Watch {
+            connections: Mutex::default(),
+            answers: Mutex::default(),
+            next: AtomicU64::new(0),
+            began: Notify::new(),
+        })
+    }
+
+    pub fn connection(self: &Arc<Self>, gauge: &Arc<Gauge>) -> Seat {
+        let id = self.next.fetch_add(1, Relaxed);
+        let seen = gauge.word();
+        self.connections.lock().insert(id, Watched::new(gauge.clone(), seen));
+        self.began.notify_one();
+        Seat { watch: self.clone(), id, is_answer: false }
+    }
+
+    pub fn answer(self: &Arc<Self>, running: &Arc<Running>) -> Seat {
+        let id = self.next.fetch_add(1, Relaxed);
+        let seen = running.turns();
+        self.answers.lock().insert(id, Watched::new(running.clone(), seen));
+        Seat { watch: self.clone(), id, is_answer: true }
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// How many connections a uid has.
+    pub fn connections_of(&self, uid: u32) -> usize {
+        self.connections.lock().values().filter(|watched| watched.what.uid == uid).count()
+    }
+
+    /// Ends every answer: a drain whose limit passed.
+    pub fn cut_answers(&self) {
+        let all: Vec<_> = self.answers.lock().values().map(|it| it.what.clone()).collect();
+        all.iter().for_each(|running| running.cut(Some(StopCause::Drained)));
+    }
+
+    /// Ends every connection.
+    pub fn cut_connections(&self) {
+        self.connections.lock().values().for_each(|watched| watched.what.end());
+    }
+
+    /// Looks for ever.
+    pub async fn run(&self, limits: impl Fn() -> Limits) -> Infallible {
+        loop {
+            if self.connections.lock().is_empty() {
+                self.began.notified().await;
+                continue;
+            }
+            let now = limits();
+            let least = now.head.min(now.idle).min(now.slow_consumer);
+            sleep((least / 4).clamp(TICK_MIN, TICK_MAX)).await;
+            self.look(&now, Instant::now());
+        }
+    }
+
+    fn look(&self, limits: &Limits, now: Instant) {
+        for watched in self.connections.lock().values_mut() {
+            let still = watched.still_for(watched.what.word(), now);
+            if watched.what.limit(limits).is_some_and(|limit| still >= limit) {
+                watched.what.end();
+            }
+        }
+        let mut stuck = Vec::new();
+        for watched in self.answers.lock().values_mut() {
+            let turns = watched.what.turns();
+            if watched.still_for(turns, now) >= limits.slow_consumer && turns % 2 == 1 {
+                stuck.push(watched.what.clone());
+            }
+        }
+        // Without the lock: whatever a dropped pipeline does, it does not wait for this list.
+        stuck.iter().for_each(|running| running.cut(None));
+    }
+}
+
+impl<T> Watched<T> {
+    fn new(what: T, seen: u64) -> Watched<T> {
+        Watched { what, seen, since: Instant::now() }
+    }
+
+    /// For how long the number has been seen to be this one.
+    fn still_for(&mut self, word: u64, now: Instant) -> Duration {
+        if self.seen != word {
+            (self.seen, self.since) = (word, now);
+        }
+        now - self.since
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        match self.is_answer {
+            true => drop(self.watch.answers.lock().remove(&self.id)),
+            false => drop(self.watch.connections.lock().remove(&self.id)),
+        }
+    }
+}

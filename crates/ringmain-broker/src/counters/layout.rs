@@ -5,6 +5,7 @@
 //! ..     refusals by code, failures by code (one word per code number)
 //! ..     endpoint rows
 //! ..     session rows
+//! ..     limit rows
 //! ```
 //! The sequence word is odd while the broker writes.
 
@@ -14,6 +15,8 @@ use bytemuck::{Pod, Zeroable};
 use ringmain_wire::Code;
 use ringmain_wire::head::cut;
 use thiserror::Error;
+
+use super::limits::{LIMIT_ROWS, LimitRow, RawLimit};
 
 /// Counts that are not 0, by code.
 type Counts = Vec<(Code, u64)>;
@@ -32,7 +35,8 @@ const NAME_BYTES: usize = 64;
 pub(super) const SEGMENT_BYTES: usize = size_of::<RawHeader>()
     + 2 * CODES * size_of::<u64>()
     + ENDPOINT_ROWS * size_of::<RawEndpoint>()
-    + SESSION_ROWS * size_of::<RawSession>();
+    + SESSION_ROWS * size_of::<RawSession>()
+    + LIMIT_ROWS * size_of::<RawLimit>();
 /// Byte offset of the sequence word.
 pub(super) const SEQUENCE_OFFSET: usize = std::mem::offset_of!(RawHeader, sequence);
 
@@ -74,6 +78,9 @@ pub struct Snapshot {
     pub endpoints: Vec<EndpointRow>,
     /// The sessions by number, at most 2,048.
     pub session_rows: Vec<SessionRow>,
+    /// The rate limits in the order of the configuration, then the endpoints that are held to a
+    /// rate because they refused; at most 256.
+    pub limits: Vec<LimitRow>,
 }
 
 /// What the broker is doing.
@@ -151,7 +158,7 @@ struct RawHeader {
     pid: u32,
     endpoint_rows: u32,
     session_rows: u32,
-    reserved: u32,
+    limit_rows: u32,
     epoch: u64,
     started_ms: u64,
     updated_ms: u64,
@@ -212,6 +219,7 @@ impl Snapshot {
     pub(super) fn encode(&self, sequence: u64) -> Vec<u8> {
         let endpoints = &self.endpoints[..self.endpoints.len().min(ENDPOINT_ROWS)];
         let sessions = &self.session_rows[..self.session_rows.len().min(SESSION_ROWS)];
+        let limits = &self.limits[..self.limits.len().min(LIMIT_ROWS)];
         let header = RawHeader {
             magic: MAGIC,
             sequence,
@@ -220,7 +228,7 @@ impl Snapshot {
             pid: self.pid,
             endpoint_rows: endpoints.len() as u32,
             session_rows: sessions.len() as u32,
-            reserved: 0,
+            limit_rows: limits.len() as u32,
             epoch: self.epoch,
             started_ms: self.started_ms,
             updated_ms: self.updated_ms,
@@ -232,6 +240,7 @@ impl Snapshot {
         out.extend_from_slice(bytemuck::cast_slice(&table(&self.failures)));
         endpoints.iter().for_each(|row| out.extend_from_slice(bytemuck::bytes_of(&row.raw())));
         sessions.iter().for_each(|row| out.extend_from_slice(bytemuck::bytes_of(&row.raw())));
+        limits.iter().for_each(|row| out.extend_from_slice(bytemuck::bytes_of(&row.raw())));
         out
     }
 
@@ -296,7 +305,8 @@ fn decode(bytes: &[u8]) -> Option<Snapshot> {
     let (header, rest) = take::<RawHeader>(bytes)?;
     let rows = (header.endpoint_rows as usize, header.session_rows as usize);
     let is_ours = header.magic == MAGIC && header.version == VERSION;
-    if !is_ours || rows.0 > ENDPOINT_ROWS || rows.1 > SESSION_ROWS {
+    let limit_rows = header.limit_rows as usize;
+    if !is_ours || rows.0 > ENDPOINT_ROWS || rows.1 > SESSION_ROWS || limit_rows > LIMIT_ROWS {
         return None;
     }
     let (refusals, rest) = take_table(rest)?;
@@ -310,6 +320,11 @@ fn decode(bytes: &[u8]) -> Option<Snapshot> {
     for _ in 0..rows.1 {
         let (raw, after) = take::<RawSession>(rest)?;
         (rest, _) = (after, session_rows.push(SessionRow::of(&raw)));
+    }
+    let mut limits = Vec::with_capacity(limit_rows);
+    for _ in 0..limit_rows {
+        let (raw, after) = take::<RawLimit>(rest)?;
+        (rest, _) = (after, limits.push(LimitRow::of(&raw)));
     }
     let state = match header.state {
         1 => State::Serving,
@@ -336,6 +351,7 @@ fn decode(bytes: &[u8]) -> Option<Snapshot> {
         failures,
         endpoints,
         session_rows,
+        limits,
     })
 }
 
@@ -365,6 +381,14 @@ mod tests {
         };
         let session =
             |n: u64| SessionRow { session: n, uid: 1000, pid: 7, exchanges: 1, exchanges_total: n };
+        let limit = |n: i64| LimitRow {
+            name: format!("limit-{n}"),
+            requests: (n % 2 == 0).then_some(n),
+            tokens: (n > 1).then_some(-n),
+            in_flight: 1,
+            waiting: 2,
+            refused: 3,
+        };
         Snapshot {
             state: State::Draining,
             pid: 1,
@@ -383,6 +407,7 @@ mod tests {
             failures: vec![(Code::UpstreamReset, 9)],
             endpoints: (0..3).map(endpoint).collect(),
             session_rows: (0..9).map(session).collect(),
+            limits: (0..4).map(limit).collect(),
         }
     }
 
@@ -403,6 +428,7 @@ mod tests {
         let mut many = full();
         many.session_rows = vec![SessionRow::default(); SESSION_ROWS + 9];
         many.endpoints = vec![EndpointRow::default(); ENDPOINT_ROWS + 9];
+        many.limits = vec![LimitRow::default(); LIMIT_ROWS + 9];
         let bytes = many.encode(2);
         assert_eq!(bytes.len(), SEGMENT_BYTES);
         assert_eq!(Snapshot::decode(&bytes).unwrap().session_rows.len(), SESSION_ROWS);

@@ -7,6 +7,7 @@
 //! state.
 
 mod layout;
+mod limits;
 mod live;
 mod publish;
 mod segment;
@@ -15,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 pub use layout::{CountersError, EndpointRow, SessionRow, Snapshot, State};
+pub use limits::LimitRow;
 pub(crate) use live::Live;
 pub(crate) use segment::Segment;
 

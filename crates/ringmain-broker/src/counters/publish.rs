@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ringmain_upstream::Endpoint;
 use tokio::time::sleep;
 
-use super::{EndpointRow, Segment, SessionRow, Snapshot, State};
+use super::{EndpointRow, LimitRow, Segment, SessionRow, Snapshot, State};
 use crate::broker::Broker;
 use crate::producer::Producer;
 use crate::session::Session;
@@ -56,6 +56,7 @@ impl Broker {
             sessions: (sessions.len() + producers.len()) as u64,
             endpoints: self.endpoints().iter().map(|endpoint| endpoint_row(endpoint)).collect(),
             session_rows: session_rows(&sessions, &producers),
+            limits: self.gate().gauges().into_iter().map(LimitRow::from).collect(),
             ..Snapshot::default()
         };
         self.live().fill(&mut snapshot);

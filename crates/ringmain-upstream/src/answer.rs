@@ -8,9 +8,8 @@ use ringmain_wire::head::cut;
 use crate::decode::{Decoder, DecoderConfig, failure as words};
 use crate::dialect::{Translator, error_body};
 use crate::encoding::Expander;
-use crate::endpoint::failure;
 use crate::error::UpstreamError;
-use crate::framing::Framing;
+use crate::flow::Flow;
 
 /// Most bytes that are read behind a terminal marker.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
@@ -64,8 +63,7 @@ impl Answer {
 /// The body of an answer, its content encoding undone.
 pub struct AnswerBody {
     /// Until its end.
-    response: Option<reqwest::Response>,
-    framing: Framing,
+    flow: Option<Flow>,
     expander: Option<Expander>,
     /// Bytes that were looked at before they were asked for.
     peeked: Bytes,
@@ -76,10 +74,9 @@ pub struct AnswerBody {
 }
 
 impl AnswerBody {
-    pub(crate) fn new(response: reqwest::Response, expander: Option<Expander>) -> AnswerBody {
-        let framing = Framing::of(&response);
-        let (response, peeked) = (Some(response), Bytes::new());
-        AnswerBody { response, framing, expander, peeked, broken: None, translator: None }
+    pub(crate) fn new(flow: Flow, expander: Option<Expander>) -> AnswerBody {
+        let (flow, peeked) = (Some(flow), Bytes::new());
+        AnswerBody { flow, expander, peeked, broken: None, translator: None }
     }
 
     /// From now on the body comes translated.
@@ -137,15 +134,12 @@ impl AnswerBody {
             {
                 return Ok(Some(bytes));
             }
-            let Some(response) = &mut self.response else { return Ok(None) };
-            let Some(bytes) = response.chunk().await.map_err(failure::of_body)? else {
-                if let Some(ended) = self.response.take() {
-                    self.framing.judge(ended)?;
-                }
+            let Some(flow) = &mut self.flow else { return Ok(None) };
+            let Some(bytes) = flow.chunk().await? else {
+                self.flow = None;
                 self.expander.as_ref().map_or(Ok(()), Expander::end)?;
                 continue;
             };
-            self.framing.saw(bytes.len());
             match &mut self.expander {
                 _ if bytes.is_empty() => {}
                 Some(expander) => expander.feed(bytes),
@@ -189,15 +183,13 @@ impl AnswerBody {
 
     /// Puts `whole` in the place of what is left.
     fn replace(&mut self, whole: Bytes) {
-        (self.response, self.expander, self.broken) = (None, None, None);
+        (self.flow, self.expander, self.broken) = (None, None, None);
         self.peeked = whole;
     }
 }
 
 impl fmt::Debug for AnswerBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnswerBody")
-            .field("ended", &self.response.is_none())
-            .finish_non_exhaustive()
+        f.debug_struct("AnswerBody").field("ended", &self.flow.is_none()).finish_non_exhaustive()
     }
 }

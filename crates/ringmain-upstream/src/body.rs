@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use crate::call::{Phase, Progress};
+use crate::pool::Stream;
 
 /// Most bytes that the HTTP client takes at once: it counts a piece as sent when it takes it, so
 /// the progress of a large body is seen in steps of this.
@@ -25,6 +26,14 @@ pub struct RequestBody {
     left: u64,
     progress: Progress,
     witness: Option<Witness>,
+    /// Of an HTTP/2 request.
+    stream: Option<Stream>,
+}
+
+/// A piece with which its request is held.
+struct Held {
+    piece: Bytes,
+    _stream: Stream,
 }
 
 /// The request was given up before anything of it went out.
@@ -41,13 +50,21 @@ impl RequestBody {
     /// The pieces in order.
     pub fn new(pieces: Vec<Bytes>, progress: Progress) -> RequestBody {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        RequestBody { pieces: pieces.into_iter(), left, progress, witness: None }
+        let pieces = pieces.into_iter();
+        RequestBody { pieces, left, progress, witness: None, stream: None }
     }
 
     /// The same with a witness.
     #[must_use]
     pub fn witnessed(self, witness: Option<Witness>) -> RequestBody {
         RequestBody { witness, ..self }
+    }
+
+    /// The same as the body of a stream, which is told when the connection takes it, and held
+    /// until the last piece is let go.
+    #[must_use]
+    pub(crate) fn of_stream(self, stream: Option<Stream>) -> RequestBody {
+        RequestBody { stream, ..self }
     }
 }
 
@@ -61,6 +78,12 @@ impl Witness {
     fn saw(&self, piece: &Bytes) {
         let start = piece.as_ptr().addr();
         (self.0)(start..start + piece.len());
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
     }
 }
 
@@ -95,6 +118,13 @@ impl Body for RequestBody {
             }
             this.progress.add_body_bytes(bytes);
         }
+        let piece = match (piece, &this.stream) {
+            (Some(piece), Some(stream)) => {
+                stream.opened();
+                Some(Bytes::from_owner(Held { piece, _stream: stream.clone() }))
+            }
+            (piece, _) => piece,
+        };
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 

@@ -144,6 +144,14 @@ impl Progress {
         self.changed();
     }
 
+    /// The present request has to find another connection: nothing of it was sent.
+    pub(crate) fn again(&self) {
+        self.0.body_bytes.store(0, Relaxed);
+        let given_up = Phase::GivenUp as u8;
+        let again = |phase| (phase != given_up).then_some(Phase::Connecting as u8);
+        let _ = self.0.phase.fetch_update(Relaxed, Relaxed, again);
+    }
+
     /// Notes a phase. False when the request was given up before anything of it went out: then
     /// nothing of it may go out.
     pub(crate) fn reach(&self, phase: Phase) -> bool {

@@ -9,7 +9,8 @@ use std::time::Duration;
 pub struct EndpointConfig {
     /// Name in logs, errors and HEAD frames.
     pub name: String,
-    /// Where its API begins, such as `https://api.example.com/v1`.
+    /// Where its API begins, such as `https://api.example.com/v1` or, for a Unix socket,
+    /// `unix:/run/server.sock:/v1`.
     pub base_url: String,
     /// How its answers are to be read.
     pub dialect: Dialect,
@@ -29,9 +30,76 @@ pub struct EndpointConfig {
     pub expanded_bytes_max: u64,
     /// Limit of name lookup, TCP and TLS handshake together; default 5 s.
     pub connect_timeout: Duration,
-    /// How long an unused connection is kept. Below what servers usually grant, so that a request
-    /// does not meet a connection that is just being closed; default 20 s.
+    /// How long an unused connection is kept at most; default 20 s. What the server is seen or
+    /// said to grant shortens it, so that no request meets a connection that is just being closed.
     pub idle_timeout: Duration,
+    /// How old a connection may become; default 30 minutes.
+    pub lifetime_max: Duration,
+    /// Connections that are kept open without any demand; default 0.
+    pub connections_min: usize,
+    /// Most connections at once; default 8,192. Beyond them requests wait.
+    pub connections_max: usize,
+    /// Most requests at once on one connection that speaks HTTP/2; default 100.
+    pub streams_max: u32,
+    /// Certificates of the authorities that may vouch for the server, in PEM; `None`: those that
+    /// the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// What is shown to a server that asks who calls.
+    pub client_cert: Option<ClientCert>,
+    /// Header fields of every request, beside those of the caller.
+    pub headers: Vec<(String, String)>,
+    /// The HTTP proxy that connections are made through.
+    pub proxy: Option<Proxy>,
+    /// How request bodies are compressed.
+    pub request_encoding: RequestEncoding,
+    /// Request bodies of fewer bytes are sent as they are; default 4 KiB.
+    pub encode_above: usize,
+    /// A request that shows whether the endpoint is well.
+    pub probe: Option<Probe>,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCert {
+    /// File of the certificate and of those between it and its authority.
+    pub cert: PathBuf,
+    /// File of the key, which nobody else may read.
+    pub key: PathBuf,
+}
+
+/// An HTTP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Its address, `http://host:port`.
+    pub url: String,
+    /// A file with `user:password` that nobody else may read.
+    pub login_file: Option<PathBuf>,
+}
+
+/// A request that shows whether an endpoint is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// API path of the GET request.
+    pub path: String,
+    /// Time from one to the next.
+    pub interval: Duration,
+}
+
+/// How request bodies are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RequestEncoding {
+    /// As they are.
+    #[default]
+    Off,
+    /// Whatever has cost least at this endpoint, by size, time and refusals.
+    Auto,
+    /// RFC 1950, which HTTP calls deflate.
+    Deflate,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
 }
 
 impl EndpointConfig {
@@ -50,6 +118,17 @@ impl EndpointConfig {
             expanded_bytes_max: 256 << 20,
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(20),
+            lifetime_max: Duration::from_secs(30 * 60),
+            connections_min: 0,
+            connections_max: 8192,
+            streams_max: 100,
+            ca_file: None,
+            client_cert: None,
+            headers: Vec::new(),
+            proxy: None,
+            request_encoding: RequestEncoding::default(),
+            encode_above: 4096,
+            probe: None,
         }
     }
 }

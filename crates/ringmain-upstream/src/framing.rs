@@ -56,6 +56,11 @@ impl Framing {
         self.seen += bytes as u64;
     }
 
+    /// Whether all bytes came that were promised.
+    pub fn is_whole(&self) -> bool {
+        self.told == Some(self.seen)
+    }
+
     /// Judges the end that the HTTP client took for good.
     pub fn judge(self, ended: reqwest::Response) -> Result<(), UpstreamError> {
         let message = match (self.told, self.end) {

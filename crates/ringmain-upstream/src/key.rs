@@ -125,8 +125,16 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Reads a key file after judging the open file itself, not its name.
+/// Reads the key of an endpoint.
 fn read_file(path: &Path) -> Result<SecretString, KeyError> {
+    let bytes = read_private(path)?;
+    let content = |reason| KeyError::Content { origin: path.display().to_string(), reason };
+    let text = str::from_utf8(&bytes).map_err(|_| content("the key is not text"))?;
+    Ok(SecretString::from(text))
+}
+
+/// Reads a file that nobody else may read, after judging the open file itself, not its name.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let failed = |reason| KeyError::Read { path: path.to_owned(), reason };
     let file = File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
@@ -150,8 +158,7 @@ fn read_file(path: &Path) -> Result<SecretString, KeyError> {
     if bytes.len() > KEY_BYTES_MAX {
         return Err(content("longer than 8192 bytes"));
     }
-    let text = str::from_utf8(&bytes).map_err(|_| content("the key is not text"))?;
-    Ok(SecretString::from(text))
+    Ok(bytes)
 }
 
 fn is_service_credential(path: &Path) -> bool {

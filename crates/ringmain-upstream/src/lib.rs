@@ -2,8 +2,8 @@
 //!
 //! [`Endpoint::send`] turns a [`Call`] into an [`Answer`]: a head, and a body whose chunks come as
 //! they arrive. [`Answer::decoder`] gives the [`Decoder`] that turns those chunks into
-//! [`Piece`]s, one per frame, borrowed from where they arrived. Nothing here spawns a task or
-//! keeps a queue; who polls the body sets the pace, and back-pressure reaches the provider.
+//! [`Piece`]s, one per frame, borrowed from where they arrived. No request has a task or a queue
+//! here; who polls the body sets the pace, and back-pressure reaches the provider.
 //!
 //! Time limits are not applied here (except for connecting). Every future is cancel-safe in the
 //! sense that matters: dropping it ends the request and leaves nothing behind.
@@ -18,8 +18,10 @@ pub mod dialect;
 mod encoding;
 pub mod endpoint;
 pub mod error;
+mod flow;
 mod framing;
 pub mod key;
+pub mod pool;
 pub mod reach;
 pub mod retry_after;
 pub mod splice;
@@ -28,7 +30,11 @@ pub mod sse;
 pub use answer::{Answer, AnswerBody};
 pub use body::Witness;
 pub use call::{Call, Progress};
-pub use config::{Dialect, EndpointConfig, Http2, KeySource, Stored, UsageSplice};
+pub use config::{
+    ClientCert, Dialect, EndpointConfig, Http2, KeySource, Probe, Proxy, RequestEncoding, Stored,
+    UsageSplice,
+};
 pub use decode::{Decoder, DecoderConfig, Piece, Verdict};
 pub use endpoint::{Endpoint, EndpointError, EndpointStats, FreshKey};
 pub use error::UpstreamError;
+pub use pool::{Cause, PoolGauges};

@@ -8,6 +8,7 @@ use ringmain_wire::{Code, Sent, Stage};
 
 use crate::call::Progress;
 use crate::error::UpstreamError;
+use crate::pool::{Cause, Spent};
 
 /// An error before the head of an answer.
 ///
@@ -67,6 +68,27 @@ pub(crate) fn of_body(error: reqwest::Error) -> UpstreamError {
         _ => (Code::UpstreamReset, "the connection broke within the answer"),
     };
     UpstreamError::answered(code, format!("{what}: {told}"))
+}
+
+/// Whether nothing was sent because the connection that was to be used had ended.
+pub(crate) fn is_spent(error: &reqwest::Error) -> bool {
+    find::<Spent>(error).is_some()
+}
+
+/// Whether the provider refused one stream more than it takes at once.
+pub(crate) fn is_refused_stream(error: &reqwest::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(|h2| {
+        h2.is_remote() && h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
+}
+
+/// What an error says of the connection; `None` when only its stream is broken.
+pub(crate) fn of_connection(error: &reqwest::Error) -> Option<Cause> {
+    match find::<h2::Error>(error) {
+        Some(h2) if h2.is_go_away() => Some(Cause::GoAway),
+        Some(h2) if h2.is_reset() => None,
+        _ => Some(Cause::Failed),
+    }
 }
 
 /// A failed handshake is an I/O error that the system knows nothing of.

@@ -1,51 +1,41 @@
 //! One endpoint: an address, a credential, and the connections to it.
 
-mod count;
+mod address;
+mod attempt;
 pub(crate) mod failure;
 mod head;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{OnceLock, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use reqwest::{Client, Request, Url, redirect, retry};
-use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
 
 use crate::answer::{Answer, AnswerBody};
-use crate::body::{RequestBody, Witness};
-use crate::call::{Call, Phase};
-use crate::config::{EndpointConfig, Http2, Stored, UsageSplice};
+use crate::body::Witness;
+use crate::call::Call;
+use crate::config::{EndpointConfig, Stored, UsageSplice};
 use crate::decode::DecoderConfig;
 use crate::dialect::Translation;
 use crate::encoding::Expander;
 use crate::error::UpstreamError;
+use crate::flow::Flow;
 use crate::key::{Credential, KeyError};
+use crate::pool::{Lease, Pool, PoolGauges};
 use crate::reach;
-use crate::splice::{Spliced, Wanted, splice};
-
-/// Most unused connections that are kept.
-const IDLE_CONNECTIONS_MAX: usize = 256;
-/// How long a server may leave sent bytes untaken before the kernel gives its connection up. The
-/// HTTP client flushes before it closes, so an abandoned request that the server does not read
-/// keeps its connection, and a body that was lent to it, for this long at most.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often an unused connection is probed by TCP.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// An endpoint, ready to be called from any task.
 pub struct Endpoint {
     config: EndpointConfig,
     /// The base address without a slash at its end.
     base: String,
-    client: Client,
+    pool: Pool,
     /// Held for a clone only, never across an await.
     credential: RwLock<Option<Credential>>,
     /// Whether the endpoint has refused to be asked for usage.
     usage_refused: AtomicBool,
-    opened: count::CountConnections,
     requests: AtomicU64,
     answers: AtomicU64,
     witness: OnceLock<Witness>,
@@ -107,20 +97,16 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`] names the endpoint and what is wrong with it.
     pub fn new(config: EndpointConfig) -> Result<Endpoint, EndpointError> {
-        let base = check_base(&config)?;
+        let address::Address { base, unix } = address::check(&config)?;
         let credential = load_key(&config)?;
-        let opened = count::CountConnections::default();
-        let client = build_client(&config, opened.clone()).map_err(|error| {
-            let (endpoint, reason) = (config.name.clone(), error.to_string());
-            EndpointError::Client { endpoint, reason }
-        })?;
+        let pool = Pool::new(&config, &base, unix)
+            .map_err(|reason| EndpointError::Client { endpoint: config.name.clone(), reason })?;
         Ok(Endpoint {
             config,
             base,
-            client,
+            pool,
             credential: RwLock::new(credential),
             usage_refused: AtomicBool::new(false),
-            opened,
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             witness: OnceLock::new(),
@@ -160,13 +146,24 @@ impl Endpoint {
     /// Counts since it was made.
     pub fn stats(&self) -> EndpointStats {
         let answers = self.answers.load(Relaxed);
-        let connections_opened = self.opened.0.load(Relaxed);
+        let gauges = self.pool.gauges();
         EndpointStats {
-            connections_opened,
-            connections_reused: answers.saturating_sub(connections_opened),
+            connections_opened: gauges.opened,
+            connections_reused: gauges.reused,
             requests: self.requests.load(Relaxed),
             answers,
         }
+    }
+
+    /// Has its connections kept from now on: those of the floor are made, and made again when they
+    /// are lost. Without it they are from the first request on. Needs a runtime.
+    pub fn start(&self) {
+        self.pool.keep();
+    }
+
+    /// Its connections now.
+    pub fn gauges(&self) -> PoolGauges {
+        self.pool.gauges()
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -244,66 +241,12 @@ impl Endpoint {
             && path.ends_with("/completions")
     }
 
-    /// One request. Also tells whether usage was asked for on behalf of the caller.
-    async fn attempt(&self, call: &Call<'_>, usage: bool) -> Result<(Answer, bool), UpstreamError> {
-        let has_body = call.head.method == Method::Post;
-        let spliced = match has_body {
-            true => self.spliced(call, usage)?,
-            false => Spliced { pieces: Vec::new(), usage_injected: false },
-        };
-        let usage_injected = spliced.usage_injected;
-        let request = self.request(call, spliced, has_body)?;
-        self.requests.fetch_add(1, Relaxed);
-        let sent = self.client.execute(request).await;
-        let response = sent.map_err(|e| failure::of_send(e, &self.config.name, &call.progress))?;
-        self.answers.fetch_add(1, Relaxed);
-        call.progress.reach(Phase::Answered);
-        self.answer(call, response, usage_injected).map(|answer| (answer, usage_injected))
-    }
-
-    fn spliced(&self, call: &Call<'_>, usage: bool) -> Result<Spliced, UpstreamError> {
-        splice(&call.body, Wanted { model: call.model, usage }).map_err(|error| {
-            let message = format!(
-                "endpoint {} needs its own model name in the request: {error}",
-                self.config.name
-            );
-            UpstreamError::new(Code::InvalidRequest, Stage::Intake, Sent::No, message)
-        })
-    }
-
-    fn request(
-        &self,
-        call: &Call<'_>,
-        spliced: Spliced,
-        has_body: bool,
-    ) -> Result<Request, UpstreamError> {
-        let url = Url::parse(&format!("{}{}", self.base, call.head.path)).map_err(|error| {
-            let message = format!("the path cannot stand in an address: {error}");
-            UpstreamError::new(Code::InvalidHead, Stage::Intake, Sent::No, message)
-        })?;
-        let mut request = Request::new(head::method(call.head), url);
-        *request.headers_mut() = head::request_headers(call.head, has_body);
-        head::complete(request.headers_mut(), self.config.dialect);
-        let silent = spliced.pieces.iter().all(|piece| piece.is_empty());
-        call.progress.restart(if silent { Phase::Blind } else { Phase::Connecting });
-        if has_body {
-            let body = RequestBody::new(spliced.pieces, call.progress.clone());
-            let body = body.witnessed(self.witness.get().cloned());
-            *request.body_mut() = Some(reqwest::Body::wrap(body));
-        }
-        // Last, behind everything that a caller can have said.
-        let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(credential) = &*credential {
-            request.headers_mut().insert(credential.name(), credential.header());
-        }
-        Ok(request)
-    }
-
     fn answer(
         &self,
         call: &Call<'_>,
         response: reqwest::Response,
-        usage_injected: bool,
+        lease: Lease,
+        sent: attempt::Outline,
     ) -> Result<Answer, UpstreamError> {
         let status = response.status().as_u16();
         let kept = head::keep(response.headers(), SystemTime::now());
@@ -314,9 +257,10 @@ impl Endpoint {
             retry_after_ms: kept.retry_after_ms,
             event_bytes_max: self.config.event_bytes_max,
             plain_bytes_max: self.config.plain_bytes_max,
-            withhold_usage: usage_injected,
+            withhold_usage: sent.usage_injected,
             ..DecoderConfig::new(call.mode, call.head.path, status, kept.content_type.clone())
         };
+        let flow = Flow::new(response, lease, call.progress.clone(), sent.body_bytes);
         Ok(Answer {
             status,
             content_type: kept.content_type,
@@ -324,7 +268,7 @@ impl Endpoint {
             headers: kept.headers,
             retry_after_ms: kept.retry_after_ms,
             should_retry: kept.should_retry,
-            body: AnswerBody::new(response, expander),
+            body: AnswerBody::new(flow, expander),
             reading,
         })
     }
@@ -342,53 +286,4 @@ impl fmt::Debug for Endpoint {
 fn load_key(config: &EndpointConfig) -> Result<Option<Credential>, EndpointError> {
     let named = |source| EndpointError::Key { endpoint: config.name.clone(), source };
     Credential::load(&config.key, config.dialect).map_err(named)
-}
-
-/// Judges the base address and takes the slash off its end.
-fn check_base(config: &EndpointConfig) -> Result<String, EndpointError> {
-    let fail = |url: String, reason| {
-        Err(EndpointError::BaseUrl { endpoint: config.name.clone(), url, reason })
-    };
-    // What cannot be taken apart is not repeated: it could be a key in the wrong place.
-    let Ok(url) = Url::parse(&config.base_url) else {
-        return fail(String::new(), "it is not an address such as https://host/v1");
-    };
-    let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
-    match () {
-        () if !matches!(url.scheme(), "http" | "https") => fail(shown, "neither http nor https"),
-        () if url.host_str().is_none_or(str::is_empty) => fail(shown, "it names no host"),
-        () if !url.username().is_empty() || url.password().is_some() => {
-            fail(shown, "it holds a user name or password; use key_file")
-        }
-        () if url.query().is_some() || url.fragment().is_some() => {
-            fail(shown, "it holds a query or fragment")
-        }
-        () => Ok(url.as_str().trim_end_matches('/').to_owned()),
-    }
-}
-
-fn build_client(
-    config: &EndpointConfig,
-    opened: count::CountConnections,
-) -> Result<Client, reqwest::Error> {
-    let builder = Client::builder()
-        .user_agent(concat!("ringmain/", env!("CARGO_PKG_VERSION")))
-        // The environment of a broker is not its configuration.
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        .referer(false)
-        .connect_timeout(config.connect_timeout)
-        .pool_idle_timeout(config.idle_timeout)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        .tcp_nodelay(true)
-        .tcp_keepalive(TCP_KEEPALIVE)
-        .tcp_user_timeout(TCP_USER_TIMEOUT)
-        .connector_layer(opened);
-    match config.http2 {
-        Http2::Negotiated => builder,
-        Http2::PriorKnowledge => builder.http2_prior_knowledge(),
-        Http2::Off => builder.http1_only(),
-    }
-    .build()
 }

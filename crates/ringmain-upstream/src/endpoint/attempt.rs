@@ -1,0 +1,134 @@
+//! One request on one connection.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use reqwest::{Request, Url};
+use ringmain_wire::head::Method;
+use ringmain_wire::{Code, Sent, Stage};
+
+use super::{Endpoint, failure, head};
+use crate::answer::Answer;
+use crate::body::RequestBody;
+use crate::call::{Call, Phase};
+use crate::error::UpstreamError;
+use crate::pool::Lease;
+use crate::splice::{Spliced, Wanted, splice};
+
+/// Most connections that may end just as they are to take the request.
+const SPENT_MAX: u32 = 3;
+
+/// A body as it goes out.
+struct Sending {
+    pieces: Vec<Bytes>,
+    outline: Outline,
+}
+
+/// What is remembered of a request that was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outline {
+    pub body_bytes: u64,
+    /// Whether usage was asked for on behalf of the caller.
+    pub usage_injected: bool,
+}
+
+impl Endpoint {
+    /// One request. Also tells whether usage was asked for on behalf of the caller.
+    pub(super) async fn attempt(
+        &self,
+        call: &Call<'_>,
+        usage: bool,
+    ) -> Result<(Answer, bool), UpstreamError> {
+        call.progress.restart(Phase::Connecting);
+        self.requests.fetch_add(1, Relaxed);
+        let mut spent = 0;
+        // Bound: `SPENT_MAX` connections, and one more.
+        loop {
+            let sending = self.prepare(call, usage)?;
+            let outline = sending.outline;
+            let mut lease = self.place().await?;
+            let request = self.request(call, sending, &mut lease)?;
+            let error = match lease.client().execute(request).await {
+                Ok(response) => {
+                    lease.answered(&response);
+                    self.answers.fetch_add(1, Relaxed);
+                    call.progress.reach(Phase::Answered);
+                    let answer = self.answer(call, response, lease, outline)?;
+                    return Ok((answer, outline.usage_injected));
+                }
+                Err(error) => error,
+            };
+            match failure::is_refused_stream(&error) {
+                true => lease.refused(),
+                false => lease.failed(failure::of_connection(&error)),
+            }
+            spent += 1;
+            if !failure::is_spent(&error) || spent > SPENT_MAX {
+                return Err(failure::of_send(error, &self.config.name, &call.progress));
+            }
+            // Nothing was sent: another connection takes the request.
+            call.progress.again();
+        }
+    }
+
+    async fn place(&self) -> Result<Lease, UpstreamError> {
+        self.pool.acquire().await.map_err(|none| {
+            let message = format!("endpoint {}: {none}", self.config.name);
+            UpstreamError::new(Code::EndpointUnavailable, Stage::Connect, Sent::No, message)
+        })
+    }
+
+    fn prepare(&self, call: &Call<'_>, usage: bool) -> Result<Sending, UpstreamError> {
+        let spliced = match call.head.method {
+            Method::Post => self.spliced(call, usage)?,
+            _ => Spliced { pieces: Vec::new(), usage_injected: false },
+        };
+        let Spliced { pieces, usage_injected } = spliced;
+        let body_bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Ok(Sending { pieces, outline: Outline { body_bytes, usage_injected } })
+    }
+
+    fn spliced(&self, call: &Call<'_>, usage: bool) -> Result<Spliced, UpstreamError> {
+        splice(&call.body, Wanted { model: call.model, usage }).map_err(|error| {
+            let message = format!(
+                "endpoint {} needs its own model name in the request: {error}",
+                self.config.name
+            );
+            UpstreamError::new(Code::InvalidRequest, Stage::Intake, Sent::No, message)
+        })
+    }
+
+    fn request(
+        &self,
+        call: &Call<'_>,
+        sending: Sending,
+        lease: &mut Lease,
+    ) -> Result<Request, UpstreamError> {
+        let url = Url::parse(&format!("{}{}", self.base, call.head.path)).map_err(|error| {
+            let message = format!("the path cannot stand in an address: {error}");
+            UpstreamError::new(Code::InvalidHead, Stage::Intake, Sent::No, message)
+        })?;
+        let has_body = call.head.method == Method::Post;
+        let mut request = Request::new(head::method(call.head), url);
+        *request.headers_mut() = head::request_headers(call.head, has_body);
+        head::complete(request.headers_mut(), self.config.dialect);
+        // HTTP/2 sends the head before it asks for the body.
+        let is_blind = sending.outline.body_bytes == 0 || lease.may_speak_http2();
+        if is_blind && !call.progress.reach(Phase::Blind) {
+            let message = format!("endpoint {}: the request was given up", self.config.name);
+            return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
+        }
+        if has_body {
+            let body = RequestBody::new(sending.pieces, call.progress.clone());
+            let body = body.witnessed(self.witness.get().cloned()).of_stream(lease.stream());
+            *request.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+        // Last, behind everything that a caller can have said.
+        let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(credential) = &*credential {
+            request.headers_mut().insert(credential.name(), credential.header());
+        }
+        Ok(request)
+    }
+}

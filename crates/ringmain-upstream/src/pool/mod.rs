@@ -1,0 +1,383 @@
+//! The connections of one endpoint.
+//!
+//! A *slot* is one HTTP client that makes one connection in its life, with a counted number of
+//! requests on it: one over HTTP/1.1, up to `streams_max` over HTTP/2. A request takes a place on
+//! the lowest slot that has one ([`roster`]); with none it makes a connection, and at the ceiling
+//! it waits its turn within its caller's deadline. The [`Lease`] of a place says how the request
+//! left it; a slot whose request was given up or failed is not used again.
+//!
+//! The lock is held for the decision alone: clients are made and dropped outside of it, and
+//! nothing waits with it. The task of [`keeper`] lets go what is unused and keeps the floor.
+
+mod client;
+mod connector;
+mod demand;
+mod gauges;
+mod idle;
+mod keeper;
+mod lease;
+mod line;
+mod resets;
+mod room;
+mod roster;
+mod tls;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::{Notify, oneshot};
+
+pub(crate) use connector::Spent;
+pub use gauges::{Cause, PoolGauges};
+pub(crate) use lease::Lease;
+pub(crate) use line::Stream;
+
+use crate::config::{EndpointConfig, Http2};
+use client::Maker;
+use gauges::Counts;
+use idle::IdleLimit;
+use lease::Slot;
+use line::{Line, Protocol};
+use roster::{Bounds, Gone, Pick, Roster, SlotId};
+
+/// Most requests that wait for a place: as many as one uid may have in flight.
+const WAITING_MAX: usize = 16_384;
+
+/// The connections of one endpoint. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Shared>);
+
+/// Why a request gets no place.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum NoPlace {
+    #[error("{WAITING_MAX} requests wait for one of its {0} connections")]
+    Full(usize),
+    #[error("its HTTP client cannot be made: {0}")]
+    Client(String),
+}
+
+struct Shared {
+    /// The address that connections go to.
+    base: String,
+    maker: Maker,
+    floor: usize,
+    slots_max: usize,
+    streams_max: u32,
+    http2: Http2,
+    is_tls: bool,
+    state: Mutex<State>,
+    counts: Counts,
+    /// The last idle limit that the server told, in seconds and one more; 0: none.
+    told_idle: AtomicU64,
+    wake: Arc<Notify>,
+    is_kept: AtomicBool,
+}
+
+struct State {
+    roster: Roster<Arc<Slot>>,
+    /// In order of arrival. Bound: [`WAITING_MAX`].
+    waiting: VecDeque<oneshot::Sender<Lease>>,
+    idle: IdleLimit,
+    /// Most streams of one connection, as far as is known.
+    streams: u32,
+    /// When the keeper looks next.
+    looks_at: Option<Instant>,
+}
+
+/// A place that was found for one who waits: the slot, unless its connection is to be made.
+type Grant = (oneshot::Sender<Lease>, SlotId, Option<Arc<Slot>>);
+
+impl Pool {
+    /// A pool without a connection; an error is a sentence.
+    pub fn new(config: &EndpointConfig, base: &str, unix: Option<PathBuf>) -> Result<Pool, String> {
+        let is_tls = base.starts_with("https:");
+        let streams = config.streams_max.max(1);
+        let expected = match config.http2 {
+            Http2::PriorKnowledge => Some(streams),
+            Http2::Negotiated if is_tls => None,
+            Http2::Negotiated | Http2::Off => Some(1),
+        };
+        let slots_max = config.connections_max.max(1);
+        let bounds = Bounds { slots_max, lifetime_max: config.lifetime_max };
+        let state = State {
+            roster: Roster::new(bounds, expected, Instant::now()),
+            waiting: VecDeque::new(),
+            idle: IdleLimit::new(config.idle_timeout),
+            streams,
+            looks_at: None,
+        };
+        Ok(Pool(Arc::new(Shared {
+            base: base.to_owned(),
+            maker: Maker::new(config, is_tls, unix)?,
+            floor: config.connections_min.min(slots_max),
+            slots_max,
+            streams_max: streams,
+            http2: config.http2,
+            is_tls,
+            state: Mutex::new(state),
+            counts: Counts::default(),
+            told_idle: AtomicU64::new(0),
+            wake: Arc::default(),
+            is_kept: AtomicBool::new(false),
+        })))
+    }
+
+    /// A place for one request; it waits for one if need be. Cancel-safe.
+    pub async fn acquire(&self) -> Result<Lease, NoPlace> {
+        let turn = match self.0.take() {
+            Ok(lease) => return lease,
+            Err(turn) => turn?,
+        };
+        let gone = || NoPlace::Client("the pool is gone".to_owned());
+        turn.await.map_err(|_| gone())
+    }
+
+    /// Has the floor kept from now on. Needs a runtime.
+    pub fn keep(&self) {
+        self.0.be_kept();
+    }
+
+    /// The pool now.
+    pub fn gauges(&self) -> PoolGauges {
+        let mut gauges = PoolGauges::default();
+        self.0.counts.fill(&mut gauges);
+        let state = self.0.state.lock();
+        let (standing, in_use, streams) = state.roster.counts();
+        gauges.open = standing as u64;
+        gauges.in_use = in_use as u64;
+        gauges.idle = standing.saturating_sub(in_use) as u64;
+        gauges.streams = streams as u64;
+        gauges.waiting = state.waiting.iter().filter(|turn| !turn.is_closed()).count() as u64;
+        gauges
+    }
+}
+
+impl Shared {
+    /// A place now, or a turn to wait for.
+    #[allow(clippy::type_complexity, reason = "either, at once or later, or an error")]
+    fn take(
+        self: &Arc<Shared>,
+    ) -> Result<Result<Lease, NoPlace>, Result<oneshot::Receiver<Lease>, NoPlace>> {
+        let now = Instant::now();
+        let mut gone = Gone::new();
+        let pick = {
+            let mut state = self.state.lock();
+            let idle_max = state.idle.now(now);
+            let waiting = state.waiting.len();
+            match state.roster.pick(waiting, idle_max, now, &mut gone) {
+                Pick::Place(id, slot) => Ok((id, Some(slot))),
+                Pick::Vacant(id) => Ok((id, None)),
+                Pick::Wait => Err(state.queue(self.slots_max)),
+            }
+        };
+        self.forget(gone);
+        match pick {
+            Ok((id, slot)) => Ok(self.lease(id, slot)),
+            Err(turn) => Err(turn),
+        }
+    }
+
+    fn lease(self: &Arc<Shared>, id: SlotId, slot: Option<Arc<Slot>>) -> Result<Lease, NoPlace> {
+        let has_served = slot.is_some();
+        let slot = slot.map_or_else(|| self.make(id), Ok)?;
+        Ok(Lease::new(self.clone(), id, slot, has_served))
+    }
+
+    /// A slot for a connection that is to be made.
+    fn make(self: &Arc<Shared>, id: SlotId) -> Result<Arc<Slot>, NoPlace> {
+        self.be_kept();
+        let line = Arc::new(Line::new(Arc::downgrade(self), id));
+        match self.maker.make(line.clone()) {
+            Ok(client) => {
+                let slot = Arc::new(Slot { client, line });
+                self.state.lock().roster.fill(id, slot.clone());
+                Ok(slot)
+            }
+            Err(error) => {
+                self.leave(id, None);
+                Err(NoPlace::Client(error.to_string()))
+            }
+        }
+    }
+
+    /// A request has left its place; with a cause the slot takes no other.
+    fn leave(self: &Arc<Shared>, id: SlotId, cause: Option<Cause>) {
+        let now = Instant::now();
+        self.change(now, |state, gone| {
+            if let Some(cause) = cause {
+                gone.extend(state.roster.retire(id, cause));
+            }
+            gone.extend(state.roster.release(id, now));
+        });
+    }
+
+    /// A slot takes no further request.
+    fn retire(self: &Arc<Shared>, id: SlotId, cause: Cause) {
+        let now = Instant::now();
+        self.change(now, |state, gone| gone.extend(state.roster.retire(id, cause)));
+    }
+
+    /// The connection of a slot has ended.
+    fn lost(self: &Arc<Shared>, id: SlotId) {
+        let now = Instant::now();
+        self.change(now, |state, gone| {
+            if let Some(idle) = state.roster.idle_for(id, now) {
+                state.idle.closed(idle, now);
+            }
+            gone.extend(state.roster.retire(id, Cause::ClosedByPeer));
+        });
+    }
+
+    /// The connection of a slot stands. With TLS, `proven` tells a full handshake from a resumed.
+    fn opened(self: &Arc<Shared>, id: SlotId, protocol: Protocol, proven: bool) {
+        self.counts.opened.fetch_add(1, Relaxed);
+        match (self.is_tls, proven) {
+            (true, true) => self.counts.full_handshakes.fetch_add(1, Relaxed),
+            (true, false) => self.counts.resumed_handshakes.fetch_add(1, Relaxed),
+            (false, _) => 0,
+        };
+        self.change(Instant::now(), |state, _| {
+            let places = match protocol {
+                Protocol::Http2 => {
+                    // What the server was seen to take is tried a little further each time.
+                    state.streams = state.streams.saturating_mul(2).min(self.streams_max);
+                    state.streams
+                }
+                _ => 1,
+            };
+            state.roster.opened(id, places);
+        });
+    }
+
+    /// Changes the roster, and gives what came free to those who wait.
+    fn change(
+        self: &Arc<Shared>,
+        now: Instant,
+        change: impl FnOnce(&mut State, &mut Gone<Arc<Slot>>),
+    ) {
+        let (mut gone, mut grants) = (Gone::new(), Vec::new());
+        let wakes_keeper = {
+            let mut state = self.state.lock();
+            change(&mut state, &mut gone);
+            state.serve(now, &mut gone, &mut grants);
+            state.outruns_keeper(now) || !gone.is_empty() && state.roster.size() < self.floor
+        };
+        if wakes_keeper {
+            self.wake.notify_one();
+        }
+        self.forget(gone);
+        for (turn, id, slot) in grants {
+            // Who waits no longer leaves the place again, for the next: each such round takes one
+            // turn from the queue.
+            if let Ok(lease) = self.lease(id, slot) {
+                let _ = turn.send(lease);
+            }
+        }
+    }
+
+    /// Counts and drops what has left, outside of the lock.
+    fn forget(&self, gone: Gone<Arc<Slot>>) {
+        for (slot, cause) in gone {
+            if let Some(cause) = cause {
+                self.counts.retired(cause);
+            }
+            drop(slot);
+        }
+    }
+
+    /// The server has told for how long it keeps an unused connection.
+    fn told_idle(&self, limit: Duration) {
+        let told = limit.as_secs() + 1;
+        if self.told_idle.swap(told, Relaxed) != told {
+            self.state.lock().idle.told(limit);
+        }
+    }
+
+    /// A connection of this server has room for so many streams.
+    fn bound_streams(&self, streams: u32) {
+        let mut state = self.state.lock();
+        if streams < state.streams {
+            state.streams = streams.max(1);
+            let streams = state.streams;
+            state.roster.bound_places(streams);
+        }
+    }
+
+    /// The server refused a stream on this slot.
+    fn refused(&self, id: SlotId) {
+        let others = self.streams_on(id).saturating_sub(1);
+        if others > 0 {
+            self.bound_streams(others);
+        }
+    }
+
+    fn streams_on(&self, id: SlotId) -> u32 {
+        self.state.lock().roster.streams_on(id)
+    }
+
+    fn speaks_only_http2(&self) -> bool {
+        self.http2 == Http2::PriorKnowledge
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        match self.http2 {
+            Http2::PriorKnowledge => true,
+            Http2::Negotiated => self.is_tls,
+            Http2::Off => false,
+        }
+    }
+}
+
+impl State {
+    /// A turn at the end of the queue.
+    fn queue(&mut self, slots_max: usize) -> Result<oneshot::Receiver<Lease>, NoPlace> {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.retain(|turn| !turn.is_closed());
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(NoPlace::Full(slots_max));
+        }
+        let (turn, granted) = oneshot::channel();
+        self.waiting.push_back(turn);
+        Ok(granted)
+    }
+
+    /// Finds places for those who wait. Bound: the length of the queue.
+    fn serve(&mut self, now: Instant, gone: &mut Gone<Arc<Slot>>, grants: &mut Vec<Grant>) {
+        while let Some(turn) = self.waiting.pop_front() {
+            if turn.is_closed() {
+                continue;
+            }
+            let idle_max = self.idle.now(now);
+            match self.roster.pick(self.waiting.len(), idle_max, now, gone) {
+                Pick::Place(id, slot) => grants.push((turn, id, Some(slot))),
+                Pick::Vacant(id) => grants.push((turn, id, None)),
+                Pick::Wait => {
+                    self.waiting.push_front(turn);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether something may be due before the keeper looks again.
+    fn outruns_keeper(&mut self, now: Instant) -> bool {
+        if self.roster.size() == 0 {
+            return false;
+        }
+        let soonest = now + self.idle.now(now).min(demand::WINDOW);
+        match self.looks_at {
+            Some(at) if at <= soonest => false,
+            _ => {
+                // Told once.
+                self.looks_at = Some(soonest);
+                true
+            }
+        }
+    }
+}

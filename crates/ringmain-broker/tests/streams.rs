@@ -255,25 +255,76 @@ async fn each_limit_has_a_code_of_its_own() {
     assert_eq!(caller.finish(0).await.code(), Code::FirstContentTimeout);
 }
 
-/// An endpoint that takes connections and never reads what is sent.
-#[tokio::test]
-async fn a_request_that_the_endpoint_does_not_take_ends_at_the_write_limit() {
-    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// Takes connections and never reads what is sent.
+fn deaf() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// Whether nothing is left of a request that was given up: over HTTP/1.1 its connection is cut,
+/// over HTTP/2 it can serve others.
+fn is_let_go(endpoint: &ringmain_upstream::Endpoint) -> bool {
+    let gauges = endpoint.gauges();
+    let http2 = endpoint.config().http2 == ringmain_upstream::Http2::PriorKnowledge;
+    gauges.streams == 0 && (http2 || gauges.open == 0)
+}
+
+/// A broker whose only endpoint is a deaf one, and a caller with room for a large body.
+async fn before_deaf(
+    deaf: &std::net::TcpListener,
+    http2: ringmain_upstream::Http2,
+    config: BrokerConfig,
+) -> (Served, Caller, Arc<ringmain_upstream::Endpoint>) {
     let url = format!("http://{}/v1", deaf.local_addr().unwrap());
-    let endpoint = ringmain_upstream::EndpointConfig::new("deaf", url);
+    let mut endpoint = ringmain_upstream::EndpointConfig::new("deaf", url);
+    endpoint.http2 = http2;
     let endpoint = Arc::new(ringmain_upstream::Endpoint::new(endpoint).unwrap());
-    let table = RouteTable::new(vec![], vec![endpoint]).unwrap();
-    let config = limited(|c| c.limits.write = Duration::from_millis(100));
+    let table = RouteTable::new(vec![], vec![endpoint.clone()]).unwrap();
     let served = Served::start(config, table);
     let geometry = Geometry::new(1, 4096, 64 << 20).unwrap();
-    let mut caller = Caller::try_attach(&served.socket, geometry).await.unwrap();
-    let body = vec![b' '; 32 << 20];
-    let id = caller.request(0, Mode::Body, &common::caller::head("tiny"), &body);
-    let got = caller.finish(0).await;
-    assert_eq!(got.code(), Code::WriteTimeout, "{got:?}");
-    // The HTTP client may hold the lent body for as long as its connection stands.
-    drop(deaf);
-    until(|| caller.loan_is_back(0, id)).await;
+    let caller = Caller::try_attach(&served.socket, geometry).await.unwrap();
+    (served, caller, endpoint)
+}
+
+/// The loan, the connection and the quota come back while the endpoint stands and reads nothing.
+#[tokio::test]
+async fn a_request_that_the_endpoint_does_not_take_ends_at_the_write_limit() {
+    use ringmain_upstream::Http2;
+    for http2 in [Http2::Off, Http2::PriorKnowledge] {
+        let deaf = deaf();
+        let config = limited(|c| c.limits.write = Duration::from_millis(100));
+        let (served, mut caller, endpoint) = before_deaf(&deaf, http2, config).await;
+        let body = vec![b' '; 32 << 20];
+        let id = caller.request(0, Mode::Body, &common::caller::head("tiny"), &body);
+        let got = caller.finish(0).await;
+        assert_eq!(got.code(), Code::WriteTimeout, "{got:?}");
+        let since = std::time::Instant::now();
+        until(|| caller.loan_is_back(0, id)).await;
+        until(|| is_let_go(&endpoint)).await;
+        assert!(since.elapsed() < Duration::from_secs(1), "{http2:?} {:?}", since.elapsed());
+        drop(caller);
+        served.at_rest().await;
+        assert!(since.elapsed() < Duration::from_secs(2), "{http2:?} {:?}", since.elapsed());
+        drop(deaf);
+    }
+}
+
+/// The same when the caller dies instead.
+#[tokio::test]
+async fn contract_11_a_dead_callers_request_is_let_go_by_a_deaf_endpoint() {
+    use ringmain_upstream::Http2;
+    for http2 in [Http2::Off, Http2::PriorKnowledge] {
+        let deaf = deaf();
+        let (served, mut caller, endpoint) = before_deaf(&deaf, http2, limited(|_| {})).await;
+        let body = vec![b' '; 32 << 20];
+        caller.request(0, Mode::Body, &common::caller::head("tiny"), &body);
+        until(|| endpoint.gauges().streams == 1).await;
+        drop(caller);
+        let since = std::time::Instant::now();
+        served.at_rest().await;
+        until(|| is_let_go(&endpoint)).await;
+        assert!(since.elapsed() < Duration::from_secs(2), "{http2:?} {:?}", since.elapsed());
+        drop(deaf);
+    }
 }
 
 #[tokio::test]

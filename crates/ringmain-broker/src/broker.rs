@@ -27,7 +27,7 @@ use crate::producer::{Producer, Producers};
 use crate::record::Record;
 use crate::relay::Ended;
 use crate::routes::RouteTable;
-use crate::session::{Bells, Reaper, Session};
+use crate::session::{Bells, Reaper, Session, Spinners};
 use crate::stop::{Stop, StopCause};
 
 /// Refused connections that may wait for their Hello at once; further ones are closed at once.
@@ -66,6 +66,7 @@ pub struct Broker {
     started_ms: u64,
     log_ids: LogIds,
     bells: Bells,
+    spinners: Arc<Spinners>,
     reaper: Reaper,
     refusals: Semaphore,
     refusal_lines: Mutex<RateBucket>,
@@ -103,6 +104,7 @@ impl Broker {
         let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         // Two brokers of one host start at different instants or with different process ids.
         let epoch = mix(now_ns as u64 ^ u64::from(std::process::id()).rotate_left(40));
+        let spinners = Spinners::new(config.wait);
         Arc::new(Broker {
             ledger: Ledger::new(config.quotas),
             gate: Gate::new(config.rates.clone(), config.queue),
@@ -120,6 +122,7 @@ impl Broker {
             started_ms: (now_ns / 1_000_000) as u64,
             log_ids: LogIds::new(mix(epoch)),
             bells: Bells::default(),
+            spinners,
             reaper: Reaper::new(),
             refusals: Semaphore::new(REFUSALS_MAX),
             refusal_lines: Mutex::new(RateBucket::new(REFUSAL_LINES_PER_S, monotonic_ns())),
@@ -156,8 +159,11 @@ impl Broker {
     }
 
     /// Replaces routes and endpoints. Exchanges in flight keep what they were given.
-    pub fn swap_routes(&self, table: RouteTable) {
-        *self.routes.write() = Arc::new(table);
+    pub fn swap_routes(&self, mut table: RouteTable) {
+        let mut routes = self.routes.write();
+        table.adopt(&routes);
+        *routes = Arc::new(table);
+        drop(routes);
         self.live.touch();
     }
 
@@ -223,6 +229,10 @@ impl Broker {
 
     pub(crate) fn bells(&self) -> &Bells {
         &self.bells
+    }
+
+    pub(crate) fn spinners(&self) -> &Arc<Spinners> {
+        &self.spinners
     }
 
     pub(crate) fn reaper(&self) -> &Reaper {

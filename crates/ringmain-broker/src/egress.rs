@@ -91,7 +91,9 @@ impl Drop for LaneEgress {
     /// An exchange whose task was dropped or panicked still ends, with exactly one terminal.
     fn drop(&mut self) {
         if self.is_open {
-            let failure = Failure::new(Code::Internal, Stage::Relay, Code::Internal.sentence());
+            // Whoever was writing is gone, and with him what he knew.
+            let text = Code::Internal.sentence().to_owned();
+            let failure = Failure::while_sent(Code::Internal, Stage::Relay, Sent::Maybe, text);
             self.close(Kind::Error, &failure.payload(self.id, 0, 0));
         }
     }

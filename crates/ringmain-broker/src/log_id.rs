@@ -24,6 +24,13 @@ impl LogIds {
     }
 }
 
+impl LogId {
+    /// A number that differs for each exchange, to draw from.
+    pub(crate) fn seed(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rm-{:016x}", self.0)

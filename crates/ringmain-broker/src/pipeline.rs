@@ -11,28 +11,30 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ringmain_policy::ExchangeLimits;
-use ringmain_upstream::{Call, Endpoint, Progress, reach};
-use ringmain_wire::head::Method;
+use ringmain_policy::{Deadline, ExchangeLimits};
+use ringmain_upstream::reach;
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
 use crate::admit::{self, Candidate, Gate};
+use crate::alarm::Alarm;
 use crate::allow::Identity;
-use crate::dispatch;
+use crate::attempt;
 use crate::egress::Egress;
 use crate::failure::Failure;
 use crate::intake::{Body, Copies};
 use crate::log_id::LogId;
-use crate::producer::{self, Producers};
+use crate::producer::Producers;
 use crate::record::Record;
-use crate::relay::{self, Ended};
-use crate::routes::{RouteTable, Served, ServedBy, ServedTarget};
+use crate::relay::Ended;
+use crate::routes::{RouteTable, Served, ServedTarget};
 
 /// A request whose head was judged, with everything that the stages need to know of its caller.
 pub(crate) struct Inbound<'a> {
     pub id: LogId,
     pub head: RequestHead<'a>,
     pub body: Body,
+    /// A private copy of the body, once somebody had to look into it.
+    pub copy: Option<Bytes>,
     pub copies: &'a Copies,
     pub mode: Mode,
     pub flags: Flags,
@@ -45,15 +47,20 @@ pub(crate) struct Inbound<'a> {
     pub routes: Arc<RouteTable>,
     /// Who is attached to answer here.
     pub producers: &'a Producers,
-    /// When the exchange ends whatever happens.
-    pub deadline_ns: u64,
+    /// When it came, ns of the monotonic clock.
+    pub started_ns: u64,
+    /// The caller's own deadline.
+    pub deadline_ns: Option<u64>,
+    /// What the exchange waits for, and until when.
+    pub alarm: &'a Alarm,
+    /// The limits where neither route nor endpoint has its own.
     pub limits: ExchangeLimits,
     pub body_bytes_max: u64,
     pub copied_body_bytes_max: u64,
 }
 
-/// Takes a request to its end. The caller of this function puts the deadline and the stop around
-/// it: dropping the future at any point drops the request upstream.
+/// Takes a request to its end. The caller of this function puts the alarm and the stop around it:
+/// dropping the future at any point drops the request upstream.
 pub(crate) async fn run<E: Egress>(
     mut inbound: Inbound<'_>,
     egress: &mut E,
@@ -63,47 +70,26 @@ pub(crate) async fn run<E: Egress>(
     let route = authorize(&inbound, record)?;
     // account: the exchange was charged to its uid when the entry was taken.
     // session, trim, cache, coalesce, batch: not there yet.
-    let target = route.pick();
-    keep_to_the_body(&inbound, target)?;
-    let mut permit = admit::enter(inbound.candidate(&route), &inbound.body).await;
-    let endpoint = match &target.server {
-        ServedBy::Endpoint(endpoint) => endpoint,
-        ServedBy::Producer(_) => {
-            permit.attempt(None).await?;
-            let asked = producer::dispatch::ask(&route, target, &mut inbound, egress, record);
-            let asked = asked.await?;
-            permit.sent();
-            let ended = producer::relay::run(asked, &inbound, egress, record).await;
-            permit.close(record, &ended);
-            return ended;
-        }
-    };
-    permit.attempt(Some(endpoint.name())).await?;
-    let answer = {
-        let call = call(&inbound, target, endpoint, record.progress.clone()).await?;
-        record.target(&route.model, endpoint.name());
-        permit.sent();
-        let sent = dispatch::send(endpoint, call, &record.progress, &inbound.limits).await;
-        // The endpoint repeats a request that was refused for what it put in itself.
-        record.attempts = record.attempts.max(record.progress.attempts());
-        sent.inspect_err(|failure| permit.failed(failure.sent))?
-    };
-    record.status = Some(answer.status);
-    if answer.status == 429 {
-        permit.refused(answer.retry_after_ms);
-    }
-    let ended = relay::run(answer, &mut inbound, egress, record).await;
-    permit.close(record, &ended);
-    ended
+    inbound.keep_within(&route.limits(None, inbound.limits));
+    let permit = admit::enter(inbound.candidate(&route), &inbound.body).await;
+    attempt::run(&route, permit, &mut inbound, egress, record).await
 }
 
 impl<'a> Inbound<'a> {
-    fn candidate<'r>(&self, route: &'r Served) -> Candidate<'r>
+    /// Ends the exchange by the total limit of these, or by its caller's deadline.
+    pub fn keep_within(&self, limits: &ExchangeLimits) {
+        let deadline = Deadline::capped(self.started_ns, self.deadline_ns, limits.total);
+        self.alarm.set_deadline(deadline);
+    }
+
+    /// What admission has to know of it.
+    fn candidate<'b>(&self, route: &'b Served) -> Candidate<'b>
     where
-        'a: 'r,
+        'a: 'b,
     {
-        let &Inbound { gate, session, deadline_ns, .. } = self;
-        Candidate { gate, uid: self.caller.uid, session, deadline_ns, route: &route.model }
+        let (gate, session, uid) = (self.gate, self.session, self.caller.uid);
+        let deadline_ns = self.alarm.deadline().at_ns;
+        Candidate { gate, uid, session, deadline_ns, route: &route.model }
     }
 }
 
@@ -136,7 +122,10 @@ fn authorize(inbound: &Inbound<'_>, record: &mut Record) -> Result<Arc<Served>, 
 
 /// Where some route is not for everybody, a request may not choose its model but by its body: a
 /// path can name another one, or something that was stored for its users.
-fn keep_to_the_body(inbound: &Inbound<'_>, target: &ServedTarget) -> Result<(), Failure> {
+pub(crate) fn keep_to_the_body(
+    inbound: &Inbound<'_>,
+    target: &ServedTarget,
+) -> Result<(), Failure> {
     let (method, path) = (inbound.head.method, inbound.head.path);
     let is_judged = reach::goes_by_body_model(method, path) || reach::lists_models(method, path);
     if !target.is_guarded || is_judged {
@@ -149,28 +138,6 @@ fn keep_to_the_body(inbound: &Inbound<'_>, target: &ServedTarget) -> Result<(), 
         target.name()
     );
     Err(Failure::new(Code::NotAllowed, Stage::Intake, text))
-}
-
-/// The request for one endpoint. Its body goes out from where it lies if nobody looks into it; else
-/// as a private copy, of which what was judged is what is sent.
-async fn call<'a>(
-    inbound: &'a Inbound<'_>,
-    target: &'a ServedTarget,
-    endpoint: &Endpoint,
-    progress: Progress,
-) -> Result<Call<'a>, Failure> {
-    let mut call = Call::new(&inbound.head, Bytes::new(), inbound.mode, inbound.flags);
-    let judged = target.is_guarded.then_some(inbound.head.route);
-    call.model = target.model.as_deref().or(judged);
-    call.progress = progress;
-    if inbound.head.method != Method::Post {
-        return Ok(call);
-    }
-    call.body = match endpoint.looks_into(&call) {
-        false => inbound.body.lent(),
-        true => private_body(inbound).await?,
-    };
-    Ok(call)
 }
 
 /// A private copy of the body, for whoever looks into it.

@@ -1,10 +1,14 @@
 //! What one exchange was: filled in along the pipeline, told in one log line.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ringmain_upstream::Progress;
 use ringmain_wire::frame::Usage;
 use ringmain_wire::{Sent, Stage};
+
+use crate::attempt::adaptive::{Adaptive, Phase};
+use crate::attempt::health::Running;
 
 /// Facts about an exchange; never its content.
 pub(crate) struct Record {
@@ -24,6 +28,16 @@ pub(crate) struct Record {
     pub tokens: Option<u64>,
     /// How far the present attempt has come.
     pub progress: Progress,
+    /// Whether a provider may have seen one of the attempts before.
+    pub sent: Sent,
+    /// The present attempt, for the health of its endpoint.
+    pub running: Option<Running>,
+    /// What the limits of the route learn from.
+    pub adaptive: Option<Arc<Adaptive>>,
+    /// When the phase began that runs now, where limits learn from it.
+    pub phase_began: Instant,
+    /// The answer of this attempt is the one that the caller is given: nothing is tried again.
+    pub is_settled: bool,
     /// Whether a request was made upstream.
     pub is_dispatched: bool,
     /// Who answers is not the broker's own: a caller may play both parts, and pays nothing.
@@ -34,8 +48,9 @@ pub(crate) struct Record {
 
 impl Record {
     pub fn new() -> Record {
+        let started = Instant::now();
         Record {
-            started: Instant::now(),
+            started,
             route: String::new(),
             endpoint: String::new(),
             attempts: 0,
@@ -45,6 +60,11 @@ impl Record {
             bytes: 0,
             tokens: None,
             progress: Progress::default(),
+            sent: Sent::No,
+            running: None,
+            adaptive: None,
+            phase_began: started,
+            is_settled: false,
             is_dispatched: false,
             is_free: false,
             produced: None,
@@ -67,11 +87,33 @@ impl Record {
         endpoint.clone_into(&mut self.endpoint);
         self.attempts += 1;
         self.is_dispatched = true;
+        self.status = None;
+        if self.adaptive.is_some() {
+            self.phase_began = Instant::now();
+        }
+    }
+
+    /// The head of a good answer came.
+    pub fn had_head(&mut self) {
+        self.phase_is_over(Phase::Head);
     }
 
     /// Content came, in the sense of retries and time limits: no mere sign of life.
     pub fn had_content(&mut self) {
+        let is_first = self.first_content.is_none();
         self.first_content.get_or_insert_with(Instant::now);
+        self.phase_is_over(if is_first { Phase::FirstContent } else { Phase::Idle });
+        if let Some(running) = self.running.as_mut().filter(|_| is_first) {
+            running.had_content();
+        }
+    }
+
+    fn phase_is_over(&mut self, phase: Phase) {
+        if let Some(adaptive) = &self.adaptive {
+            let now = Instant::now();
+            adaptive.saw(phase, now.saturating_duration_since(self.phase_began));
+            self.phase_began = now;
+        }
     }
 
     /// A frame of a content kind was written.
@@ -80,8 +122,9 @@ impl Record {
         self.bytes += bytes as u64;
     }
 
-    /// The answer told its usage.
-    pub fn used(&mut self, usage: &Usage) {
+    /// The answer told its usage, if it did.
+    pub fn used(&mut self, usage: Option<Usage>) {
+        let Some(usage) = usage else { return };
         let sum = usage.input.saturating_add(usage.output);
         let told = if usage.total > 0 { usage.total } else { sum };
         self.tokens = (told > 0).then_some(told).or(self.tokens);

@@ -3,19 +3,18 @@
 //! holds the provider back; nothing is queued here.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use bytes::Bytes;
+use ringmain_policy::ExchangeLimits;
 use ringmain_ring::Push;
-use ringmain_upstream::{Answer, AnswerBody, Decoder, UpstreamError, Verdict};
+use ringmain_upstream::{Answer, AnswerBody, Decoder, Verdict};
 use ringmain_wire::frame::{EndFrame, lines_of};
 use ringmain_wire::{Code, Kind, ResponseHead, Sent, Stage};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use crate::alarm::{Alarm, Waiting};
+use crate::attempt::window::Window;
 use crate::egress::Egress;
 use crate::failure::Failure;
-use crate::gather::Gather;
 use crate::pipeline::Inbound;
 use crate::record::Record;
 
@@ -27,51 +26,47 @@ pub(crate) struct Ended {
     pub rest: Option<AnswerBody>,
 }
 
-/// Relays an answer to its end.
+/// Relays an answer to its end. Until its first content nothing of it is written, and a failure
+/// leaves the caller as if it had never been asked for.
 pub(crate) async fn run<E: Egress>(
     mut answer: Answer,
+    limits: &ExchangeLimits,
     inbound: &mut Inbound<'_>,
     egress: &mut E,
     record: &mut Record,
 ) -> Result<Ended, Failure> {
-    let limits = inbound.limits;
     let head = head_payload(&answer, inbound, record);
     let mut decoder = answer.decoder();
-    let mut relay = Relay::new(egress, record, head, limits.slow_consumer);
-    let timer = pin!(sleep_until(Instant::now() + limits.first_content));
-    let mut patience = Patience::new(timer, limits.first_content);
-    let mut gather = Gather::default();
+    let Inbound { alarm, body, copy, .. } = inbound;
+    let mut relay = Relay::new(egress, record, head, limits, alarm);
+    alarm.wait_for(Waiting::FirstContent(limits.first_content));
     // Bound: the total limit of the exchange ends this loop from outside.
     loop {
-        let had_content = relay.record.first_content.is_some();
-        if relay.take_all(&mut decoder).await? {
-            patience.restart(limits.idle);
-            if !had_content {
-                // Nothing will be sent again, so the caller gets its chunk back.
-                inbound.body.release();
-                relay.egress.release_request();
-            }
+        let was_settled = relay.record.is_settled;
+        let taken = relay.take_all(&mut decoder).await;
+        if taken.is_err() || decoder.is_ended() {
+            relay.record.used(decoder.usage());
+        }
+        if taken? {
+            alarm.wait_for(Waiting::Idle(limits.idle));
+        }
+        if relay.record.is_settled && !was_settled {
+            // Nothing will be sent again, so the caller gets its chunk back.
+            body.release();
+            *copy = None;
+            relay.egress.release_request();
         }
         if decoder.is_ended() {
-            if let Some(usage) = decoder.usage() {
-                relay.record.used(&usage);
-            }
             return relay.end(&decoder, answer.body).await;
         }
-        let chunk = match gather.at_hand(&mut answer.body).await {
-            Some(chunk) => chunk,
-            None => {
-                relay.egress.flush();
-                gather.waits();
-                let chunk = next_chunk(&mut answer.body, &mut patience, relay.record).await?;
-                gather.came();
-                chunk
-            }
-        };
-        match chunk {
+        relay.egress.flush();
+        match answer.body.chunk().await {
             Ok(Some(chunk)) => decoder.feed(chunk),
             Ok(None) => decoder.end_of_body(),
-            Err(broken) => decoder.broken(broken)?,
+            Err(broken) => {
+                relay.record.used(decoder.usage());
+                decoder.broken(broken)?;
+            }
         }
     }
 }
@@ -80,9 +75,11 @@ pub(crate) async fn run<E: Egress>(
 pub(crate) struct Relay<'a, E> {
     pub egress: &'a mut E,
     pub record: &'a mut Record,
-    /// The HEAD frame, until it is written: together with the first piece, for one wake-up.
-    head: Option<Vec<u8>>,
+    /// What is held back, until there is content. HEAD travels with the first content also because
+    /// its consumer is then woken once.
+    window: Option<Window>,
     slow: Duration,
+    alarm: &'a Alarm,
 }
 
 impl<'a, E: Egress> Relay<'a, E> {
@@ -90,16 +87,18 @@ impl<'a, E: Egress> Relay<'a, E> {
         egress: &'a mut E,
         record: &'a mut Record,
         head: Vec<u8>,
-        slow: Duration,
+        limits: &ExchangeLimits,
+        alarm: &'a Alarm,
     ) -> Relay<'a, E> {
-        Relay { egress, record, head: Some(head), slow }
+        let (window, slow) = (Some(Window::new(head)), limits.slow_consumer);
+        Relay { egress, record, window, slow, alarm }
     }
 
     /// Writes every piece that the decoder has; true if there was content.
     async fn take_all(&mut self, decoder: &mut Decoder) -> Result<bool, Failure> {
         let mut had_content = false;
         while let Some(piece) = decoder.next()? {
-            self.put(piece.kind, piece.choice, piece.payload).await?;
+            self.put(piece.kind, piece.choice, piece.payload, piece.content).await?;
             if piece.content {
                 had_content = true;
                 self.record.had_content();
@@ -108,9 +107,24 @@ impl<'a, E: Egress> Relay<'a, E> {
         Ok(had_content)
     }
 
-    /// Writes one piece, behind the HEAD.
-    pub async fn put(&mut self, kind: Kind, choice: u16, bytes: &[u8]) -> Result<(), Failure> {
-        self.put_head().await?;
+    /// Writes one piece, behind the HEAD and what was held, or holds it back too.
+    pub async fn put(
+        &mut self,
+        kind: Kind,
+        choice: u16,
+        bytes: &[u8],
+        is_content: bool,
+    ) -> Result<(), Failure> {
+        if let Some(window) = &mut self.window {
+            if !is_content && window.hold(kind, choice, bytes) {
+                return Ok(());
+            }
+            self.settle().await?;
+        }
+        self.put_now(kind, choice, bytes).await
+    }
+
+    async fn put_now(&mut self, kind: Kind, choice: u16, bytes: &[u8]) -> Result<(), Failure> {
         self.write(kind, choice, bytes).await?;
         if kind.is_content() {
             self.record.delivered(bytes.len());
@@ -118,11 +132,15 @@ impl<'a, E: Egress> Relay<'a, E> {
         Ok(())
     }
 
-    async fn put_head(&mut self) -> Result<(), Failure> {
-        match self.head.take() {
-            Some(head) => self.write(Kind::Head, 0, &head).await,
-            None => Ok(()),
+    /// From here on this answer is the one that the caller is given.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        let Some(window) = self.window.take() else { return Ok(()) };
+        self.record.is_settled = true;
+        self.write(Kind::Head, 0, &window.head).await?;
+        for (kind, choice, payload) in window.pieces() {
+            self.put_now(kind, choice, payload).await?;
         }
+        Ok(())
     }
 
     async fn write(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<(), Failure> {
@@ -141,11 +159,11 @@ impl<'a, E: Egress> Relay<'a, E> {
     async fn wait_for_room(&mut self, bytes: usize) -> Result<(), Failure> {
         self.egress.flush();
         let lines = lines_of(bytes);
-        let room = timeout(self.slow, poll_fn(|cx| self.egress.poll_room(cx, lines))).await;
-        room.unwrap_or_else(|_| {
-            let text = format!("the consumer read nothing for {:?}", self.slow);
-            Err(Failure::while_sent(Code::SlowConsumer, Stage::Relay, Sent::Yes, text))
-        })
+        let before = self.alarm.wait_for(Waiting::Room(self.slow));
+        let room = poll_fn(|cx| self.egress.poll_room(cx, lines)).await;
+        // The provider was held back meanwhile: its time begins anew.
+        self.alarm.wait_for(before);
+        room
     }
 
     async fn end(self, decoder: &Decoder, rest: AnswerBody) -> Result<Ended, Failure> {
@@ -163,78 +181,11 @@ impl<'a, E: Egress> Relay<'a, E> {
         mut frame: EndFrame<'_>,
         rest: Option<AnswerBody>,
     ) -> Result<Ended, Failure> {
-        self.put_head().await?;
+        self.settle().await?;
         frame.bytes = self.record.bytes;
         let mut payload = Vec::with_capacity(64);
         frame.encode(&mut payload);
         Ok(Ended { payload, rest })
-    }
-}
-
-/// How long content may be waited for. Content moves the start, not the timer: a steady stream
-/// costs no timer operation per piece.
-pub(crate) struct Patience<'a> {
-    timer: Pin<&'a mut Sleep>,
-    since: Instant,
-    limit: Duration,
-}
-
-impl<'a> Patience<'a> {
-    /// With a timer that is due at the limit.
-    pub fn new(timer: Pin<&'a mut Sleep>, limit: Duration) -> Patience<'a> {
-        Patience { timer, since: Instant::now(), limit }
-    }
-
-    pub fn limit(&self) -> Duration {
-        self.limit
-    }
-
-    pub fn restart(&mut self, limit: Duration) {
-        self.since = Instant::now();
-        if limit != self.limit {
-            self.limit = limit;
-            self.timer.as_mut().reset(self.since + limit);
-        }
-    }
-
-    pub async fn ends(&mut self) {
-        // Bound: each round but the last moves the timer to a later content.
-        loop {
-            self.timer.as_mut().await;
-            let due = self.since + self.limit;
-            if due <= Instant::now() {
-                return;
-            }
-            self.timer.as_mut().reset(due);
-        }
-    }
-}
-
-async fn next_chunk(
-    body: &mut AnswerBody,
-    patience: &mut Patience<'_>,
-    record: &Record,
-) -> Result<Result<Option<Bytes>, UpstreamError>, Failure> {
-    tokio::select! {
-        biased;
-        chunk = body.chunk() => Ok(chunk),
-        () = patience.ends() => Err(silent(patience.limit, record)),
-    }
-}
-
-/// The failure of an upstream that sent nothing for too long.
-pub(crate) fn silent(limit: Duration, record: &Record) -> Failure {
-    let endpoint = &record.endpoint;
-    match record.first_content {
-        None => {
-            let text = format!("endpoint {endpoint} sent no content for {limit:?}");
-            let code = Code::FirstContentTimeout;
-            Failure::while_sent(code, Stage::AwaitContent, Sent::Yes, text)
-        }
-        Some(_) => {
-            let text = format!("endpoint {endpoint} sent no further content for {limit:?}");
-            Failure::while_sent(Code::IdleTimeout, Stage::Relay, Sent::Yes, text)
-        }
     }
 }
 

@@ -1,14 +1,22 @@
 //! Which endpoint serves a model name, for whom.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ringmain_policy::{PatternError, RouteMatch};
+use ringmain_policy::retry::RetryPolicy;
+use ringmain_policy::{ExchangeLimits, PatternError, RouteMatch};
 use ringmain_upstream::Endpoint;
 use thiserror::Error;
 
 use crate::allow::{Allow, Identity};
+use crate::attempt::adaptive::Adaptive;
+use crate::attempt::health::{Condition, Health};
+use crate::rules::{EndpointRules, RouteRules, Rules};
+
+/// Most targets of a route: one bit each in the set of those that were tried.
+pub(crate) const TARGETS_MAX: usize = 64;
 
 /// A model name and the endpoints that serve it, as configured.
 #[derive(Clone, Debug)]
@@ -28,8 +36,10 @@ pub struct Target {
     pub server: Server,
     /// Its own name of the model; `None`: the name that the caller used.
     pub model: Option<String>,
-    /// Its share of the route's requests; 0 takes it out.
+    /// Its share of the requests of its tier; 0 takes it out.
     pub weight: u32,
+    /// Targets of a higher tier are asked only when those below are resting or have failed.
+    pub tier: u16,
 }
 
 /// Who answers the requests of a target, by name.
@@ -56,6 +66,8 @@ pub struct RouteTable {
     patterns: RouteMatch,
     routes: Vec<Arc<Served>>,
     endpoints: Vec<Arc<Endpoint>>,
+    /// In the order of the endpoints.
+    healths: Vec<Arc<Health>>,
     /// Every producer that a route or a rule names, and who may attach as one.
     producers: BTreeMap<String, Allow>,
 }
@@ -64,8 +76,19 @@ pub struct RouteTable {
 pub(crate) struct Served {
     pub model: String,
     allow: Option<Allow>,
+    // Bound: `TARGETS_MAX`.
     targets: Vec<ServedTarget>,
-    turn: AtomicUsize,
+    /// Whose turn it is, for each tier of the targets.
+    turns: Vec<Turn>,
+    rules: RouteRules,
+    /// Limits that follow what was seen, when they do.
+    pub adaptive: Option<Arc<Adaptive>>,
+}
+
+/// The turns of one tier.
+struct Turn {
+    tier: u16,
+    taken: AtomicUsize,
     weight_total: usize,
 }
 
@@ -76,7 +99,10 @@ pub(crate) struct ServedTarget {
     /// Some route to this server is not for everybody. The body's own model name is what an
     /// endpoint goes by, and a producer may, so it must not differ from the name that was judged.
     pub is_guarded: bool,
-    weight: usize,
+    pub weight: u32,
+    pub tier: u16,
+    /// Of an endpoint.
+    health: Option<Arc<Health>>,
 }
 
 /// Who answers.
@@ -99,6 +125,14 @@ pub enum RouteError {
     /// A faulty model name.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// More targets than a route may have.
+    #[error("route {route:?} has {targets} targets, at most {TARGETS_MAX}")]
+    TooMany {
+        /// Model name of the route.
+        route: String,
+        /// How many it has.
+        targets: usize,
+    },
     /// Several endpoints and no route.
     #[error("{0} endpoints and no route: say which serves what")]
     Undecided(usize),
@@ -133,7 +167,7 @@ impl Target {
     }
 
     fn of(server: Server) -> Target {
-        Target { server, model: None, weight: 1 }
+        Target { server, model: None, weight: 1, tier: 0 }
     }
 }
 
@@ -152,6 +186,11 @@ impl ServedTarget {
             ServedBy::Endpoint(endpoint) => endpoint.name(),
             ServedBy::Producer(name) => name,
         }
+    }
+
+    /// What is known of the endpoint.
+    pub fn health(&self) -> Option<&Arc<Health>> {
+        self.health.as_ref()
     }
 }
 
@@ -179,10 +218,57 @@ impl RouteTable {
         let patterns = RouteMatch::new(&models)?;
         let guarded = guarded_servers(&routes);
         let producers = producer_names(&routes);
-        let serve = |route| serve(route, &endpoints, &guarded).map(Arc::new);
+        let healths = endpoints.iter().map(|_| Arc::new(Health::new(EndpointRules::default())));
+        let healths: Vec<_> = healths.collect();
+        let serve = |route| serve(route, &endpoints, &healths, &guarded).map(Arc::new);
         let routes = routes.into_iter().map(serve);
         let routes = routes.collect::<Result<_, _>>()?;
-        Ok(RouteTable { patterns, routes, endpoints, producers })
+        Ok(RouteTable { patterns, routes, endpoints, healths, producers })
+    }
+
+    /// Sets what holds for single endpoints and routes. For a table that serves nobody yet.
+    #[must_use]
+    pub fn with_rules(mut self, rules: &Rules) -> RouteTable {
+        for (endpoint, health) in self.endpoints.iter().zip(&mut self.healths) {
+            if let Some(rules) = rules.endpoints.get(endpoint.name()) {
+                *health = Arc::new(Health::new(*rules));
+            }
+        }
+        self.give_health();
+        for route in self.routes.iter_mut().filter_map(Arc::get_mut) {
+            let Some(rules) = rules.routes.get(&route.model) else { continue };
+            route.rules = *rules;
+            route.adaptive = rules.adaptive.map(|rule| Arc::new(Adaptive::new(rule)));
+        }
+        self
+    }
+
+    /// Takes over what an earlier table knows of the endpoints that both have.
+    pub(crate) fn adopt(&mut self, earlier: &RouteTable) {
+        for (endpoint, health) in self.endpoints.iter().zip(&mut self.healths) {
+            let mut known = earlier.endpoints.iter().zip(&earlier.healths);
+            let kept = known.find(|(known, _)| Arc::ptr_eq(known, endpoint));
+            match kept {
+                Some((_, known)) if known.rules() == health.rules() => *health = known.clone(),
+                _ => {}
+            }
+        }
+        self.give_health();
+    }
+
+    /// Gives every target the health of its endpoint.
+    fn give_health(&mut self) {
+        let RouteTable { routes, endpoints, healths, .. } = self;
+        for target in routes.iter_mut().filter_map(Arc::get_mut).flat_map(|r| &mut r.targets) {
+            if let ServedBy::Endpoint(endpoint) = &target.server {
+                target.health = health_of(endpoint.name(), endpoints, healths);
+            }
+        }
+    }
+
+    /// The condition of the endpoints, in their order.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        self.healths.iter().map(|health| health.condition())
     }
 
     /// Says who may attach as a producer. A producer that a route names and no rule does is
@@ -216,6 +302,18 @@ impl RouteTable {
         &self.endpoints
     }
 
+    /// Whether this peer may use the model.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn serves(&self, model: &str, peer: &Identity) -> Result<(), String> {
+        match self.find(model, peer) {
+            Ok(route) if route.permits(peer) => Ok(()),
+            Ok(_) => Err(format!("uid {} may not use {model:?}", peer.uid)),
+            Err(unknown) => Err(unknown.to_string()),
+        }
+    }
+
     /// The route of a model name. A refusal tells this peer of the routes that it may use.
     pub(crate) fn find(&self, model: &str, peer: &Identity) -> Result<Arc<Served>, UnknownRoute> {
         let found = self.patterns.find(model).and_then(|index| self.routes.get(index));
@@ -233,17 +331,68 @@ impl Served {
         self.allow.as_ref().is_none_or(|allow| allow.permits(peer))
     }
 
-    /// The next endpoint in turn, each as often as its weight says.
-    pub fn pick(&self) -> &ServedTarget {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.weight_total;
-        let mut passed = 0;
-        let due = |target: &&ServedTarget| {
-            passed += target.weight;
-            turn < passed
-        };
-        // The turn is below the sum of all weights, so one of them passes it.
-        self.targets.iter().find(due).unwrap_or(&self.targets[0])
+    /// The target at an index below the number of targets.
+    pub fn target(&self, index: usize) -> &ServedTarget {
+        &self.targets[index]
     }
+
+    pub fn indices(&self) -> Range<usize> {
+        0..self.targets.len()
+    }
+
+    /// The next target of a tier in turn, each as often as its weight says.
+    pub fn take_turn(&self, tier: u16) -> Option<usize> {
+        let turn = self.turns.iter().find(|turn| turn.tier == tier)?;
+        let due = turn.taken.fetch_add(1, Ordering::Relaxed) % turn.weight_total;
+        let mut passed = 0;
+        self.targets.iter().position(|target| {
+            passed += if target.tier == tier { target.weight as usize } else { 0 };
+            due < passed
+        })
+    }
+
+    /// How often and how long its requests are tried.
+    pub fn retry_policy(&self) -> RetryPolicy {
+        self.rules.retry.unwrap_or_else(|| {
+            let usual = RetryPolicy::default();
+            // Bound: `TARGETS_MAX`.
+            RetryPolicy { attempts: usual.attempts.max(self.targets.len() as u32), ..usual }
+        })
+    }
+
+    /// The time limits at one of its targets: what the route sets itself comes first, then what the
+    /// endpoint does.
+    pub fn limits(&self, target: Option<&ServedTarget>, others: ExchangeLimits) -> ExchangeLimits {
+        let of_endpoint = match target.and_then(ServedTarget::health) {
+            Some(health) => health.rules().limits.over(others),
+            None => others,
+        };
+        let limits = self.rules.limits.over(of_endpoint);
+        match &self.adaptive {
+            Some(adaptive) => adaptive.limits(limits),
+            None => limits,
+        }
+    }
+}
+
+fn health_of(
+    name: &str,
+    endpoints: &[Arc<Endpoint>],
+    healths: &[Arc<Health>],
+) -> Option<Arc<Health>> {
+    let at = endpoints.iter().position(|endpoint| endpoint.name() == name)?;
+    healths.get(at).cloned()
+}
+
+/// The tiers that these targets have, each with its turns.
+fn turns_of(targets: &[ServedTarget]) -> Vec<Turn> {
+    let tiers: BTreeSet<u16> = targets.iter().map(|target| target.tier).collect();
+    let turn = |tier| {
+        let of_tier = targets.iter().filter(|target| target.tier == tier);
+        let weight_total = of_tier.map(|target| target.weight as usize).sum();
+        Turn { tier, taken: AtomicUsize::new(0), weight_total }
+    };
+    tiers.into_iter().map(turn).collect()
 }
 
 fn first_double(endpoints: &[Arc<Endpoint>]) -> Option<String> {
@@ -275,11 +424,16 @@ pub(crate) fn trusted() -> Allow {
 fn serve(
     route: Route,
     endpoints: &[Arc<Endpoint>],
+    healths: &[Arc<Health>],
     guarded: &HashSet<Server>,
 ) -> Result<Served, RouteError> {
     let mut targets = Vec::with_capacity(route.targets.len());
     for target in route.targets.into_iter().filter(|target| target.weight > 0) {
         let is_guarded = guarded.contains(&target.server);
+        let health = match &target.server {
+            Server::Endpoint(name) => health_of(name, endpoints, healths),
+            Server::Producer(_) => None,
+        };
         let server = match target.server {
             Server::Producer(name) => ServedBy::Producer(name),
             Server::Endpoint(name) => {
@@ -293,18 +447,23 @@ fn serve(
             is_guarded,
             server,
             model: target.model,
-            weight: target.weight as usize,
+            weight: target.weight,
+            tier: target.tier,
+            health,
         });
     }
-    let weight_total = targets.iter().map(|target| target.weight).sum();
-    match targets.is_empty() {
-        true => Err(RouteError::Empty(route.model)),
-        false => Ok(Served {
+    match targets.len() {
+        0 => Err(RouteError::Empty(route.model)),
+        targets if targets > TARGETS_MAX => {
+            Err(RouteError::TooMany { route: route.model, targets })
+        }
+        _ => Ok(Served {
             model: route.model,
             allow: route.allow,
+            turns: turns_of(&targets),
             targets,
-            turn: AtomicUsize::new(0),
-            weight_total,
+            rules: RouteRules::default(),
+            adaptive: None,
         }),
     }
 }
@@ -333,7 +492,7 @@ mod tests {
     fn one_endpoint_and_no_route_serves_everything() {
         let table = RouteTable::new(vec![], vec![endpoint("only")]).unwrap();
         let served = table.find("whatever", &Identity::default()).unwrap();
-        assert_eq!((served.model.as_str(), served.pick().name()), ("*", "only"));
+        assert_eq!((served.model.as_str(), served.target(0).name()), ("*", "only"));
     }
 
     #[test]
@@ -358,8 +517,11 @@ mod tests {
         let endpoints = ["a", "b", "out"].map(endpoint).to_vec();
         let table = RouteTable::new(vec![route("m", targets)], endpoints).unwrap();
         let served = table.find("m", &Identity::default()).unwrap();
-        let picked: Vec<_> = (0..8).map(|_| served.pick().name().to_owned()).collect();
-        let count = |name: &str| picked.iter().filter(|picked| *picked == name).count();
+        let picked: Vec<_> = (0..8)
+            .map(|_| served.take_turn(0).unwrap())
+            .map(|at| served.target(at).name())
+            .collect();
+        let count = |name: &str| picked.iter().filter(|picked| **picked == name).count();
         assert_eq!((count("a"), count("b"), count("out")), (6, 2, 0));
     }
 
@@ -376,7 +538,8 @@ mod tests {
         assert!(table.producer("lent").unwrap().permits(&peer(4242)));
         assert!(table.producer("other").is_none());
         assert!(table.may_produce(&peer(4242)) && !table.may_produce(&peer(4243)));
-        assert_eq!(table.find("m", &Identity::default()).unwrap().pick().name(), "own");
+        let served = table.find("m", &Identity::default()).unwrap();
+        assert_eq!(served.target(served.take_turn(0).unwrap()).name(), "own");
     }
 
     #[test]

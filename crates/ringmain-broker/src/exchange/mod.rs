@@ -3,7 +3,6 @@
 
 mod lane;
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -15,7 +14,9 @@ use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent, Stage};
 pub(crate) use lane::{ping, start};
 
 use crate::account::Charge;
+use crate::alarm::{Alarm, Expired};
 use crate::allow::Identity;
+use crate::attempt::verdict::speaks_against;
 use crate::broker::{Broker, Phase};
 use crate::egress::Egress;
 use crate::failure::Failure;
@@ -164,24 +165,35 @@ impl Exchange {
         Copies { ledger: self.broker.ledger().clone(), uid: self.origin.uid }
     }
 
-    /// Runs the pipeline until it ends, the exchange is stopped, or its deadline passes. Whichever
-    /// is first drops the rest, and with it the request upstream.
+    /// Runs the pipeline until it ends, the exchange is stopped, or a limit passes. Whichever is
+    /// first drops the rest, and with it the request upstream.
     pub async fn run<E: Egress>(
         &mut self,
         asked: Asked<'_>,
         egress: &mut E,
     ) -> Result<Ended, Failure> {
+        let ended = self.run_pipeline(asked, egress).await;
+        ended.map_err(|failure| self.record.judge(failure))
+    }
+
+    async fn run_pipeline<E: Egress>(
+        &mut self,
+        asked: Asked<'_>,
+        egress: &mut E,
+    ) -> Result<Ended, Failure> {
         let config = self.broker.config();
-        let total = config.limits.total;
-        let deadline = Deadline::capped(monotonic_ns(), asked.deadline_ns, total);
-        if deadline.has_passed(monotonic_ns()) {
+        let started_ns = monotonic_ns();
+        let deadline = Deadline::capped(started_ns, asked.deadline_ns, config.limits.total);
+        if deadline.has_passed(started_ns) {
             return Err(late(deadline.origin, &self.record));
         }
         let copies = self.copies();
+        let alarm = Alarm::new(deadline, self.record.progress.clone());
         let inbound = Inbound {
             id: self.id,
             head: asked.head,
             body: asked.body,
+            copy: None,
             copies: &copies,
             mode: asked.mode,
             flags: asked.flags,
@@ -190,24 +202,27 @@ impl Exchange {
             gate: self.broker.gate(),
             routes: self.broker.routes(),
             producers: self.broker.producers(),
-            deadline_ns: deadline.at_ns,
+            started_ns,
+            deadline_ns: asked.deadline_ns,
+            alarm: &alarm,
             limits: config.limits,
             body_bytes_max: config.body_bytes_max,
             copied_body_bytes_max: config.copied_body_bytes_max,
         };
         let cut = {
-            let mut work = pin!(pipeline::run(inbound, egress, &mut self.record));
-            let late = tokio::time::sleep(deadline.left(monotonic_ns()));
+            let work = alarm.over(pipeline::run(inbound, egress, &mut self.record));
             tokio::select! {
                 biased;
-                cause = self.stop.requested() => Some(cause),
-                ended = &mut work => return ended,
-                () = late => None,
+                cause = self.stop.requested() => Err(cause),
+                ended = work => match ended {
+                    Ok(ended) => return ended,
+                    Err(expired) => Ok(expired),
+                },
             }
         };
         Err(match cut {
-            Some(cause) => stopped(cause, &self.record),
-            None => late(deadline.origin, &self.record),
+            Ok(expired) => self.record.expired(expired),
+            Err(cause) => stopped(cause, &self.record),
         })
     }
 
@@ -259,15 +274,66 @@ fn stopped(cause: StopCause, record: &Record) -> Failure {
 }
 
 impl Record {
-    /// How far the exchange has come, for whoever ends it from outside.
+    /// How far the exchange has come, for whoever ends it from outside. What did not begin to go
+    /// out does not go out any more.
     fn reached(&self) -> (Stage, Sent) {
-        match (self.is_dispatched, self.first_content) {
-            (false, _) => self.produced.unwrap_or((Stage::Intake, Sent::No)),
-            (true, None) => {
-                self.produced.unwrap_or_else(|| (self.progress.stage(), self.progress.sent()))
+        let (stage, sent) = match (self.produced, self.is_dispatched) {
+            (Some(produced), _) => produced,
+            (None, false) => (Stage::Intake, Sent::No),
+            (None, true) => {
+                let sent = self.progress.give_up();
+                (self.progress.stage(), sent)
             }
-            (true, Some(_)) => (Stage::Relay, Sent::Yes),
+        };
+        match self.first_content {
+            Some(_) => (Stage::Relay, Sent::Yes),
+            None => (stage, sent.max(self.sent)),
         }
+    }
+
+    /// The failure of a limit that passed.
+    fn expired(&mut self, expired: Expired) -> Failure {
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.expired(expired);
+        }
+        let who = match self.produced {
+            Some(_) => format!("producer {}", self.endpoint),
+            None => format!("endpoint {}", self.endpoint),
+        };
+        let (code, text) = match expired {
+            Expired::Deadline(origin) => return late(origin, self),
+            Expired::Write(limit) => {
+                let bytes = self.progress.body_bytes();
+                let what =
+                    format!("took no more of the request for {limit:?}, after {bytes} bytes");
+                (Code::WriteTimeout, format!("{who} {what}"))
+            }
+            Expired::Head(limit) => {
+                (Code::HeadTimeout, format!("{who} sent no response head for {limit:?}"))
+            }
+            Expired::FirstContent(limit) => {
+                (Code::FirstContentTimeout, format!("{who} sent no content for {limit:?}"))
+            }
+            Expired::Idle(limit) => {
+                (Code::IdleTimeout, format!("{who} sent no further content for {limit:?}"))
+            }
+            Expired::Room(limit) => {
+                (Code::SlowConsumer, format!("the consumer read nothing for {limit:?}"))
+            }
+        };
+        let (stage, sent) = self.reached();
+        Failure::while_sent(code, stage, sent, text)
+    }
+
+    /// A failure in the light of all attempts: what one of them sent stays sent, and the endpoint of
+    /// the last is charged with what is its own.
+    fn judge(&mut self, mut failure: Failure) -> Failure {
+        failure.sent = failure.sent.max(self.sent);
+        if let Some(running) = self.running.as_mut().filter(|_| speaks_against(&failure)) {
+            running.failed();
+        }
+        self.running = None;
+        failure
     }
 
     /// The log line.

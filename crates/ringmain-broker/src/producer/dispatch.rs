@@ -53,7 +53,7 @@ pub(crate) async fn ask<E: Egress>(
     Ok(draft.submit(Ask {
         mode: inbound.mode,
         flags: inbound.flags,
-        deadline_ns: inbound.deadline_ns,
+        deadline_ns: inbound.alarm.deadline().at_ns,
         head_bytes,
         body_bytes,
     }))

@@ -3,19 +3,19 @@
 //! which fills the producer's lane and holds the producer back; nothing is queued here.
 
 use std::future::poll_fn;
-use std::pin::pin;
 
+use ringmain_policy::ExchangeLimits;
 use ringmain_wire::frame::FrameHeader;
 use ringmain_wire::{Code, ErrorFrame, ResponseHead, Sent, Stage};
-use tokio::time::{Instant, sleep_until, timeout};
 
 use super::judge::{Judge, Part};
 use super::{Gone, Held};
+use crate::alarm::Waiting;
 use crate::egress::Egress;
 use crate::failure::{Failure, Violation};
 use crate::pipeline::Inbound;
 use crate::record::Record;
-use crate::relay::{Ended, Patience, Relay, silent};
+use crate::relay::{Ended, Relay};
 
 /// Frames relayed before others have their turn.
 const FRAMES_PER_TURN: u32 = 64;
@@ -23,12 +23,13 @@ const FRAMES_PER_TURN: u32 = 64;
 /// Relays an answer to its end. Dropped before, it gives the exchange up.
 pub(crate) async fn run<E: Egress>(
     held: Held,
+    limits: &ExchangeLimits,
     inbound: &Inbound<'_>,
     egress: &mut E,
     record: &mut Record,
 ) -> Result<Ended, Failure> {
     let mut source = Source::new(&held, inbound);
-    let ended = source.relay(inbound, egress, record).await;
+    let ended = source.relay(limits, inbound, egress, record).await;
     if source.has_ended {
         held.end();
     }
@@ -54,31 +55,29 @@ impl Source<'_> {
 
     async fn relay<E: Egress>(
         &mut self,
+        limits: &ExchangeLimits,
         inbound: &Inbound<'_>,
         egress: &mut E,
         record: &mut Record,
     ) -> Result<Ended, Failure> {
-        let limits = inbound.limits;
+        let alarm = inbound.alarm;
+        alarm.wait_for(Waiting::Head(limits.head));
         let head = self.head(inbound, egress, record).await?;
-        let timer = pin!(sleep_until(Instant::now() + limits.first_content));
-        let mut patience = Patience::new(timer, limits.first_content);
-        let mut relay = Relay::new(egress, record, head, limits.slow_consumer);
+        alarm.wait_for(Waiting::FirstContent(limits.first_content));
+        let mut relay = Relay::new(egress, record, head, limits, alarm);
         let mut in_turn = 0;
         // Bound: the total limit of the exchange ends this loop from outside.
         loop {
-            let header = tokio::select! {
-                biased;
-                header = self.frame(relay.egress) => header,
-                () = patience.ends() => return Err(silent(patience.limit(), relay.record)),
-            };
+            let header = self.frame(relay.egress).await;
             let header = header.map_err(|gone| self.lost(&gone, relay.record))?;
             match self.judge(&header, relay.record)? {
                 Part::Piece { kind, choice, payload } => {
-                    if kind.is_content() && !payload.is_empty() {
+                    let is_content = kind.is_content() && !payload.is_empty();
+                    relay.put(kind, choice, payload, is_content).await?;
+                    if is_content {
                         relay.record.had_content();
-                        patience.restart(limits.idle);
+                        alarm.wait_for(Waiting::Idle(limits.idle));
                     }
-                    relay.put(kind, choice, payload).await?;
                 }
                 // A HEAD that is not the first frame was refused by the judge.
                 Part::Begun | Part::Head(_) => {}
@@ -101,11 +100,7 @@ impl Source<'_> {
         egress: &mut E,
         record: &mut Record,
     ) -> Result<Vec<u8>, Failure> {
-        let limit = inbound.limits.head;
-        let header = timeout(limit, self.frame(egress)).await.map_err(|_| {
-            let text = format!("producer {} sent no response head for {limit:?}", record.endpoint);
-            failure(Code::HeadTimeout, record, text)
-        })?;
+        let header = self.frame(egress).await;
         let header = header.map_err(|gone| self.lost(&gone, record))?;
         match self.judge(&header, record)? {
             Part::Error(frame) => Err(failure_of(&frame, record)),

@@ -1,0 +1,248 @@
+//! The one timer of an exchange. Whoever waits says for what; the timer is moved when it goes off,
+//! not when something happens, so that an exchange in time costs one registration.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringmain_policy::{Deadline, DeadlineOrigin};
+use ringmain_shm::monotonic_ns;
+use ringmain_upstream::Progress;
+use ringmain_wire::Stage;
+use tokio::time::{Instant, sleep_until};
+
+/// What an exchange waits for now. Used by the exchange's own task alone; it is shared by reference
+/// between what waits and the timer around it.
+pub(crate) struct Alarm {
+    /// Not later than the next limit. Read at every poll.
+    look_ns: AtomicU64,
+    state: Mutex<State>,
+    /// How far the present request upstream has come.
+    progress: Progress,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    deadline: Deadline,
+    waiting: Waiting,
+    since_ns: u64,
+}
+
+/// What is waited for, and for how long at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Something of the broker's own: only the deadline counts.
+    Nothing,
+    /// A request on its way to an endpoint; the limit depends on how far it has come.
+    Dispatch { write: Duration, head: Duration },
+    /// The head of an answer.
+    Head(Duration),
+    /// The first content of an answer.
+    FirstContent(Duration),
+    /// Further content.
+    Idle(Duration),
+    /// Room for a frame: the consumer has to read.
+    Room(Duration),
+}
+
+/// A limit that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expired {
+    Deadline(DeadlineOrigin),
+    Write(Duration),
+    Head(Duration),
+    FirstContent(Duration),
+    Idle(Duration),
+    Room(Duration),
+}
+
+impl Alarm {
+    pub fn new(deadline: Deadline, progress: Progress) -> Alarm {
+        let state = State { deadline, waiting: Waiting::Nothing, since_ns: 0 };
+        Alarm { look_ns: AtomicU64::new(deadline.at_ns), state: Mutex::new(state), progress }
+    }
+
+    /// Puts another deadline in the place of the one so far.
+    pub fn set_deadline(&self, deadline: Deadline) {
+        self.state.lock().deadline = deadline;
+        self.look_ns.fetch_min(deadline.at_ns, Relaxed);
+    }
+
+    pub fn deadline(&self) -> Deadline {
+        self.state.lock().deadline
+    }
+
+    /// From now on this is waited for. Gives what was waited for before.
+    pub fn wait_for(&self, waiting: Waiting) -> Waiting {
+        let now_ns = monotonic_ns();
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.waiting, waiting);
+        state.since_ns = now_ns;
+        let due_ns = after(now_ns, waiting.shortest()).min(state.deadline.at_ns);
+        self.look_ns.store(due_ns, Relaxed);
+        before
+    }
+
+    /// Runs `work` until it is ready or a limit passes.
+    pub async fn over<F: Future>(&self, work: F) -> Result<F::Output, Expired> {
+        let mut work = pin!(work);
+        let mut armed_ns = self.look_ns.load(Relaxed);
+        let mut timer = pin!(sleep_until(instant(armed_ns)));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            // Bound: each round but the last moves the timer into the future.
+            loop {
+                let look_ns = self.look_ns.load(Relaxed);
+                if look_ns < armed_ns {
+                    armed_ns = look_ns;
+                    timer.as_mut().reset(instant(armed_ns));
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                match self.look(monotonic_ns()) {
+                    Err(expired) => return Poll::Ready(Err(expired)),
+                    Ok(later_ns) => {
+                        armed_ns = later_ns;
+                        self.look_ns.store(later_ns, Relaxed);
+                        timer.as_mut().reset(instant(armed_ns));
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether a limit has passed by now, or else when to look again.
+    fn look(&self, now_ns: u64) -> Result<u64, Expired> {
+        let State { deadline, waiting, since_ns } = *self.state.lock();
+        if deadline.has_passed(now_ns) {
+            return Err(Expired::Deadline(deadline.origin));
+        }
+        let (limit, passed, expired) = match waiting {
+            Waiting::Nothing => return Ok(deadline.at_ns),
+            Waiting::Dispatch { write, head } => {
+                let passed = self.progress.idle_for();
+                match self.progress.stage() {
+                    Stage::Send => (write, passed, Expired::Write(write)),
+                    // A request without a body shows nothing between connecting and its answer.
+                    _ => (head, passed, Expired::Head(head)),
+                }
+            }
+            Waiting::Head(limit) => (limit, since(since_ns, now_ns), Expired::Head(limit)),
+            Waiting::FirstContent(limit) => {
+                (limit, since(since_ns, now_ns), Expired::FirstContent(limit))
+            }
+            Waiting::Idle(limit) => (limit, since(since_ns, now_ns), Expired::Idle(limit)),
+            Waiting::Room(limit) => (limit, since(since_ns, now_ns), Expired::Room(limit)),
+        };
+        let left = limit.saturating_sub(passed);
+        if left.is_zero() {
+            return Err(expired);
+        }
+        // A stage may change meanwhile, to one with a shorter limit.
+        Ok(after(now_ns, left.min(waiting.shortest())).min(deadline.at_ns))
+    }
+}
+
+impl Waiting {
+    /// The least time after which it can be too late.
+    fn shortest(self) -> Duration {
+        match self {
+            Waiting::Nothing => Duration::MAX,
+            Waiting::Dispatch { write, head } => write.min(head),
+            Waiting::Head(limit)
+            | Waiting::FirstContent(limit)
+            | Waiting::Idle(limit)
+            | Waiting::Room(limit) => limit,
+        }
+    }
+}
+
+fn since(then_ns: u64, now_ns: u64) -> Duration {
+    Duration::from_nanos(now_ns.saturating_sub(then_ns))
+}
+
+fn after(now_ns: u64, time: Duration) -> u64 {
+    now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The timer's words for an instant of the monotonic clock.
+// Bound: a year ahead; the timer cannot be set to the end of time.
+fn instant(at_ns: u64) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    Instant::now() + since(monotonic_ns(), at_ns).min(YEAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn alarm(deadline: Duration) -> Alarm {
+        let deadline = Deadline::capped(monotonic_ns(), None, deadline);
+        Alarm::new(deadline, Progress::default())
+    }
+
+    #[tokio::test]
+    async fn what_is_in_time_goes_through() {
+        let alarm = alarm(Duration::MAX);
+        assert_eq!(alarm.over(async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn each_limit_has_its_own_end() {
+        for (waiting, expired) in [
+            (Waiting::Head(5 * MS), Expired::Head(5 * MS)),
+            (Waiting::FirstContent(5 * MS), Expired::FirstContent(5 * MS)),
+            (Waiting::Idle(5 * MS), Expired::Idle(5 * MS)),
+            (Waiting::Room(5 * MS), Expired::Room(5 * MS)),
+            (Waiting::Dispatch { write: 900 * MS, head: 5 * MS }, Expired::Head(5 * MS)),
+            (Waiting::Nothing, Expired::Deadline(DeadlineOrigin::Total)),
+        ] {
+            let alarm = alarm(if waiting == Waiting::Nothing { 5 * MS } else { 10_000 * MS });
+            let work = async {
+                alarm.wait_for(waiting);
+                pending::<()>().await;
+            };
+            assert_eq!(alarm.over(work).await, Err(expired));
+        }
+    }
+
+    /// A limit that is moved before it passes never goes off, and one that is made shorter does.
+    #[tokio::test]
+    async fn limits_move_both_ways() {
+        let alarm = alarm(10_000 * MS);
+        let begun = Instant::now();
+        let work = async {
+            for _ in 0..10 {
+                alarm.wait_for(Waiting::Idle(200 * MS));
+                tokio::time::sleep(5 * MS).await;
+            }
+            let before = alarm.wait_for(Waiting::Room(10 * MS));
+            assert_eq!(before, Waiting::Idle(200 * MS));
+            pending::<()>().await;
+        };
+        assert_eq!(alarm.over(work).await, Err(Expired::Room(10 * MS)));
+        assert!(begun.elapsed() >= 60 * MS);
+    }
+
+    #[tokio::test]
+    async fn another_deadline_counts_at_once() {
+        let alarm = alarm(10_000 * MS);
+        let work = async {
+            alarm.wait_for(Waiting::Idle(10_000 * MS));
+            tokio::task::yield_now().await;
+            alarm.set_deadline(Deadline::capped(monotonic_ns(), Some(1), 5 * MS));
+            pending::<()>().await;
+        };
+        assert_eq!(alarm.over(work).await, Err(Expired::Deadline(DeadlineOrigin::Caller)));
+    }
+}

@@ -1,0 +1,172 @@
+//! What became of an attempt: whether another may follow, and what it says of the endpoint.
+
+use ringmain_policy::retry::{Fault, Hints};
+use ringmain_upstream::Answer;
+use ringmain_wire::head::Method;
+use ringmain_wire::{Code, Flags, RequestHead, Sent, Stage};
+
+use super::health::Running;
+use crate::failure::Failure;
+
+/// APIs that compute something and store nothing that matters: asking twice does no harm.
+const IDEMPOTENT: [&str; 6] =
+    ["/completions", "/embeddings", "/responses", "/messages", "/moderations", "/rerank"];
+
+/// An attempt that gave no content.
+pub(crate) enum Failed {
+    /// There is no answer that could be passed on.
+    Lost(Failure),
+    /// An answer with an error status, whose body was not looked at.
+    Refused(Box<Answer>),
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Failed {
+        Failed::Lost(failure)
+    }
+}
+
+/// Whether a request may be made twice when it is not known what became of the first.
+pub(crate) fn is_idempotent(head: &RequestHead<'_>, flags: Flags) -> bool {
+    if flags.has(Flags::ONCE) {
+        return false;
+    }
+    let path = head.path.split('?').next().unwrap_or_default();
+    head.method != Method::Post
+        || flags.has(Flags::IDEMPOTENT)
+        || head.idempotency_key.is_some()
+        || IDEMPOTENT.iter().any(|api| path.ends_with(api))
+}
+
+impl Failed {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Failed::Refused(answer) => Fault::Refused { status: answer.status },
+            Failed::Lost(failure) => fault_of(failure),
+        }
+    }
+
+    pub fn hints(&self) -> Hints {
+        match self {
+            Failed::Refused(answer) => {
+                Hints { retry_after_ms: answer.retry_after_ms, should_retry: answer.should_retry }
+            }
+            Failed::Lost(failure) => {
+                Hints { retry_after_ms: failure.retry_after_ms, should_retry: None }
+            }
+        }
+    }
+
+    /// Whether the provider may have seen this attempt.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Failed::Refused(_) => Sent::Yes,
+            Failed::Lost(failure) => failure.sent,
+        }
+    }
+
+    /// Tells the endpoint's health.
+    pub fn charge(&self, running: &mut Running) {
+        match self {
+            Failed::Refused(answer) => match answer.status {
+                429 => running.was_busy(),
+                408 | 500.. => running.failed(),
+                _ => running.answered(),
+            },
+            Failed::Lost(failure) if speaks_against(failure) => running.failed(),
+            Failed::Lost(_) => {}
+        }
+    }
+}
+
+fn fault_of(failure: &Failure) -> Fault {
+    let is_answered = failure.sent == Sent::Yes && failure.stage >= Stage::AwaitContent;
+    match failure.code {
+        // The request itself is what is wrong, or the broker.
+        _ if failure.stage < Stage::Admit => Fault::Final,
+        Code::QuotaExceeded | Code::Internal => Fault::Final,
+        // What a producer has no place for waits for nobody: its caller decides.
+        _ if failure.sent == Sent::No => Fault::Unprocessed {
+            is_lasting: failure.stage == Stage::Admit || !failure.code.is_retryable(),
+        },
+        Code::UpstreamError
+        | Code::UpstreamTruncated
+        | Code::UpstreamReset
+        | Code::UpstreamProtocol
+        | Code::UpstreamEncoding
+            if is_answered =>
+        {
+            Fault::Broken
+        }
+        _ => Fault::Final,
+    }
+}
+
+/// Whether a failure is the endpoint's own.
+pub(crate) fn speaks_against(failure: &Failure) -> bool {
+    use Code::*;
+    matches!(
+        failure.code,
+        UpstreamDns
+            | UpstreamConnect
+            | UpstreamTls
+            | UpstreamTruncated
+            | UpstreamProtocol
+            | UpstreamError
+            | UpstreamTooLarge
+            | UpstreamEncoding
+            | ConnectTimeout
+            | WriteTimeout
+            | HeadTimeout
+            | FirstContentTimeout
+            | IdleTimeout
+    ) || failure.code == UpstreamReset && failure.sent != Sent::No
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: Code, stage: Stage, sent: Sent) -> Failure {
+        Failure::while_sent(code, stage, sent, String::new())
+    }
+
+    #[test]
+    fn only_what_is_provably_unprocessed_or_was_answered_may_be_repeated() {
+        use Code::*;
+        let unprocessed = |is_lasting| Fault::Unprocessed { is_lasting };
+        for (code, stage, sent, fault) in [
+            (UpstreamConnect, Stage::Connect, Sent::No, unprocessed(false)),
+            (UpstreamTls, Stage::Connect, Sent::No, unprocessed(true)),
+            (UpstreamRefused, Stage::AwaitHead, Sent::No, unprocessed(false)),
+            (ProducerAbsent, Stage::Admit, Sent::No, unprocessed(true)),
+            (UpstreamReset, Stage::AwaitHead, Sent::Maybe, Fault::Final),
+            (UpstreamReset, Stage::AwaitContent, Sent::Yes, Fault::Broken),
+            (UpstreamTruncated, Stage::AwaitContent, Sent::Yes, Fault::Broken),
+            (UpstreamError, Stage::AwaitContent, Sent::Yes, Fault::Broken),
+            (UpstreamTooLarge, Stage::AwaitContent, Sent::Yes, Fault::Final),
+            (HeadTimeout, Stage::AwaitHead, Sent::Maybe, Fault::Final),
+            (NotAllowed, Stage::Intake, Sent::No, Fault::Final),
+            (QuotaExceeded, Stage::Admit, Sent::No, Fault::Final),
+        ] {
+            assert_eq!(Failed::Lost(failure(code, stage, sent)).fault(), fault, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn generating_twice_is_harmless_unless_the_caller_says_otherwise() {
+        let judged = |path: &str, flags| is_idempotent(&RequestHead::new("m", path), flags);
+        assert!(judged("/chat/completions", Flags::NONE));
+        assert!(judged("/embeddings?x=1", Flags::NONE));
+        assert!(!judged("/chat/completions", Flags::ONCE));
+        assert!(!judged("/files", Flags::NONE));
+        assert!(judged("/files", Flags::IDEMPOTENT));
+        assert!(!judged("/files", Flags::IDEMPOTENT.with(Flags::ONCE)));
+        let mut keyed = RequestHead::new("m", "/files");
+        keyed.idempotency_key = Some("k");
+        assert!(is_idempotent(&keyed, Flags::NONE));
+        let mut read = RequestHead::new("m", "/models");
+        read.method = Method::Get;
+        assert!(is_idempotent(&read, Flags::NONE));
+    }
+}

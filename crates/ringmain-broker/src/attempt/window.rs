@@ -1,0 +1,73 @@
+//! What is held back until it is known that the answer is to be this one.
+
+use ringmain_wire::Kind;
+
+/// Most events that are held.
+const EVENTS_MAX: usize = 64;
+/// Most bytes that are held.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// The head of an answer and what came before its first content: comments, lifecycle events, signs
+/// of life. They are written in order when content comes; if none comes, another attempt may take
+/// their place.
+// Bound: `EVENTS_MAX` and `BYTES_MAX`.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    /// Payload of the HEAD frame.
+    pub head: Vec<u8>,
+    pieces: Vec<(Kind, u16, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// A window that holds the head alone.
+    pub fn new(head: Vec<u8>) -> Window {
+        Window { head, ..Window::default() }
+    }
+
+    /// Holds one piece back. False when it does not fit any more: the window is over.
+    pub fn hold(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> bool {
+        let fits = self.pieces.len() < EVENTS_MAX && self.bytes.len() + payload.len() <= BYTES_MAX;
+        if fits {
+            self.pieces.push((kind, choice, payload.len()));
+            self.bytes.extend_from_slice(payload);
+        }
+        fits
+    }
+
+    /// What was held, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = (Kind, u16, &[u8])> {
+        let mut rest = &self.bytes[..];
+        self.pieces.iter().map(move |(kind, choice, bytes)| {
+            let (payload, after) = rest.split_at(*bytes);
+            rest = after;
+            (*kind, *choice, payload)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_comes_out_in_order() {
+        let mut window = Window::new(vec![1]);
+        assert!(window.hold(Kind::Event, 0, b"ab") && window.hold(Kind::Event, 1, b""));
+        assert!(window.hold(Kind::Usage, 2, b"c"));
+        let pieces: Vec<_> = window.pieces().collect();
+        let expected: [(Kind, u16, &[u8]); 3] =
+            [(Kind::Event, 0, b"ab"), (Kind::Event, 1, b""), (Kind::Usage, 2, b"c")];
+        assert_eq!(pieces, expected);
+    }
+
+    #[test]
+    fn a_window_ends_at_its_bounds() {
+        let mut window = Window::default();
+        assert!((0..EVENTS_MAX).all(|_| window.hold(Kind::Event, 0, b": ping\n")));
+        assert!(!window.hold(Kind::Event, 0, b""));
+        let mut window = Window::default();
+        assert!(window.hold(Kind::Event, 0, &vec![0; BYTES_MAX]));
+        assert!(!window.hold(Kind::Event, 0, b"x") && window.hold(Kind::Event, 0, b""));
+    }
+}

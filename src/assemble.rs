@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ringmain_broker::rules::{RouteRules, Rules};
 use ringmain_broker::{
     Allow, BrokerConfig, ProducerRule, Route, RouteError, RouteTable, Server, Target,
 };
@@ -22,6 +23,7 @@ pub fn broker_config(config: &Config, counters: String) -> BrokerConfig {
     };
     broker.drain = section.drain;
     broker.loan = section.loan;
+    broker.wait = section.wait;
     broker.body_bytes_max = section.body_max;
     broker.copied_body_bytes_max = section.copied_body_max;
     broker.quotas = config.quota;
@@ -71,6 +73,7 @@ impl Prepared {
         let routes = config.routes.iter().map(route).collect();
         let producers = config.producers.iter().map(producer).collect();
         let table = RouteTable::new(routes, endpoints)?.with_producers(producers);
+        let table = table.with_rules(&rules(config));
         Ok(Prepared { table, keys })
     }
 
@@ -127,6 +130,7 @@ fn route(section: &RouteSection) -> Route {
         };
         serving.model = target.model.clone();
         serving.weight = target.weight;
+        serving.tier = target.tier;
         serving
     };
     Route {
@@ -134,6 +138,19 @@ fn route(section: &RouteSection) -> Route {
         targets: section.targets.iter().map(target).collect(),
         allow: section.allow.as_deref().map(|list| with_identities(Allow::nobody(), list)),
     }
+}
+
+/// What holds for single endpoints and routes.
+fn rules(config: &Config) -> Rules {
+    let mut rules = Rules::default();
+    let endpoints = config.endpoints.iter();
+    rules.endpoints = endpoints.map(|section| (section.name.clone(), section.rules)).collect();
+    let of_route = |section: &RouteSection| {
+        let retry = section.retry.or(config.retry).policy(section.targets.len());
+        (section.model.clone(), RouteRules { retry: Some(retry), ..section.rules })
+    };
+    rules.routes = config.routes.iter().map(of_route).collect();
+    rules
 }
 
 fn with_identities(allow: Allow, identities: &[Identity]) -> Allow {

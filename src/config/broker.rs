@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringmain_wire::limits::ARENA_BYTES_MAX;
+use ringmain_broker::Wait;
 use tracing::level_filters::LevelFilter;
 
 use super::identity::{self, Identity};
@@ -34,6 +35,8 @@ pub struct BrokerSection {
     pub copied_body_max: u64,
     /// Threads of the runtime.
     pub threads: Option<usize>,
+    /// How sessions wait for their callers.
+    pub wait: Wait,
     /// Least level of the log.
     pub log: LevelFilter,
 }
@@ -50,6 +53,7 @@ impl Default for BrokerSection {
             body_max: 256 << 20,
             copied_body_max: 32 << 20,
             threads: None,
+            wait: Wait::default(),
             log: LevelFilter::INFO,
         }
     }
@@ -72,6 +76,7 @@ impl BrokerSection {
             copied_body_max: table.size("copied_body_max", SIZES).unwrap_or(usual.copied_body_max),
             // Bound: more threads than this only add wake-ups.
             threads: table.integer("threads", 1..=256).map(|threads| threads as usize),
+            wait: table.parsed("wait", parse_wait).map(|at| at.value).unwrap_or(usual.wait),
             log: table.parsed("log", parse_level).map_or(usual.log, |at| at.value),
         };
         table.finish();
@@ -116,6 +121,14 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_wait(text: &str) -> Result<Wait, String> {
+    match text {
+        "block" => Ok(Wait::Block),
+        "spin" => Ok(Wait::Spin),
+        _ => Err(format!("{text:?} is not one of \"block\", \"spin\"")),
+    }
+}
+
 fn parse_level(text: &str) -> Result<LevelFilter, String> {
     match text {
         "error" => Ok(LevelFilter::ERROR),
@@ -139,6 +152,13 @@ mod tests {
         let counts: Vec<_> = [1, 2, 3, 4, 8, 64].map(|cpus| usual.threads(cpus)).into();
         assert_eq!(counts, [1, 1, 1, 2, 4, 4]);
         assert_eq!(BrokerSection { threads: Some(7), ..usual }.threads(2), 7);
+    }
+
+    #[test]
+    fn a_wait_is_one_of_two() {
+        assert_eq!(parse_wait("block"), Ok(Wait::Block));
+        assert_eq!(parse_wait("spin"), Ok(Wait::Spin));
+        assert!(parse_wait("Spin").is_err());
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Broker {
         drain: impl Future<Output = ()>,
     ) -> io::Result<DrainReport> {
         let mut segment = self.open_counters();
+        self.start_endpoints();
         let work = async {
             listen::accept_until(self, &listener, drain).await?;
             self.set_phase(Phase::Draining);
@@ -164,7 +165,13 @@ impl Broker {
         table.adopt(&routes);
         *routes = Arc::new(table);
         drop(routes);
+        self.start_endpoints();
         self.live.touch();
+    }
+
+    /// Has the connections of every endpoint kept, where a runtime is there.
+    fn start_endpoints(&self) {
+        self.endpoints().iter().for_each(|endpoint| endpoint.start());
     }
 
     /// Replaces the rate limits. One that stays the same keeps what was taken from it, and whoever

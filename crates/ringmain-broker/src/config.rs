@@ -31,6 +31,8 @@ pub struct BrokerConfig {
     pub rates: Vec<LimitRule>,
     /// How many requests may wait for their limits.
     pub queue: QueueBounds,
+    /// How sessions wait for their callers.
+    pub wait: Wait,
     /// How long a new connection may take to say Hello.
     pub hello: Duration,
     /// Most bytes of a request body, whatever the arena of a session.
@@ -49,6 +51,18 @@ pub struct BrokerConfig {
     pub compat: Compat,
 }
 
+/// How a session waits for its caller's next entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wait {
+    /// It sleeps until it is rung: no CPU while nothing happens.
+    #[default]
+    Block,
+    /// Sessions that sent something within the last second are polled, at most 64 at a time: the
+    /// lowest latency, for the price of a CPU while there is such a session.
+    Spin,
+}
+
 impl Default for BrokerConfig {
     fn default() -> Self {
         BrokerConfig {
@@ -58,6 +72,7 @@ impl Default for BrokerConfig {
             limits: ExchangeLimits::default(),
             rates: Vec::new(),
             queue: QueueBounds::default(),
+            wait: Wait::default(),
             hello: Duration::from_secs(2),
             body_bytes_max: 256 << 20,
             copied_body_bytes_max: 32 << 20,

@@ -1,11 +1,12 @@
 //! A session: one attached process.
 //!
 //! What its tasks share stands here; [`task`] is the session's own task, [`watch`] what
-//! it waits for, [`lane`] one lane, [`doorbell`] the way to wake the peer.
+//! it waits for, [`spin`] how it waits without sleeping, [`lane`] one lane, [`doorbell`] the way to wake the peer.
 
 mod doorbell;
 mod lane;
 mod reaper;
+mod spin;
 pub(crate) mod task;
 pub(crate) mod watch;
 
@@ -23,6 +24,7 @@ pub(crate) use doorbell::{Bells, PeerBell};
 pub(crate) use lane::Lane;
 use lane::Look;
 pub(crate) use reaper::{Reaper, Remains};
+pub(crate) use spin::Spinners;
 
 use crate::account::Charge;
 use crate::allow::Identity;

@@ -1,16 +1,20 @@
 //! The session's own task: takes submissions, wakes lanes that have room again, sleeps on the
 //! bell, and ends when the peer hangs up, exits, misbehaves or the broker is done.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use ringmain_ring::{Armed, SubmissionReader};
-use ringmain_shm::{ReadMap, WriteMap};
+use ringmain_shm::{ReadMap, WriteMap, monotonic_ns};
 use ringmain_wire::limits::SUBMISSIONS_PER_TURN;
 use ringmain_wire::{Code, Entry, ExchangeId, Submission};
 
 use super::Session;
+use super::spin::Spin;
 use super::watch::{Ending, Watch, Woken};
 use crate::broker::Broker;
 use crate::exchange;
@@ -27,7 +31,7 @@ pub(crate) struct SessionIo {
 /// Runs the session to its end.
 pub(crate) async fn run(broker: Arc<Broker>, session: Arc<Session>, io: SessionIo) {
     let _listed = broker.enlist(&session);
-    let mut task = Task { broker, session, io };
+    let mut task = Task { broker, session, io, spin: Spin::default() };
     let ending = task.serve().await;
     task.end(ending);
 }
@@ -36,6 +40,7 @@ struct Task {
     broker: Arc<Broker>,
     session: Arc<Session>,
     io: SessionIo,
+    spin: Spin,
 }
 
 impl Task {
@@ -50,7 +55,10 @@ impl Task {
                 Ok(false) => {}
                 Err(ending) => return ending,
             }
-            let woken = self.rest().await;
+            let woken = match self.spin.is_on(self.broker.spinners()) {
+                true => self.spin().await,
+                false => self.rest().await,
+            };
             if let Err(ending) = self.io.watch.heed(woken) {
                 return ending;
             }
@@ -73,6 +81,31 @@ impl Task {
         woken
     }
 
+    /// Polls until something happened, or until the session has been silent for so long that it
+    /// sleeps. Not armed: nobody rings meanwhile but a consumer that gave room to a full lane.
+    async fn spin(&mut self) -> io::Result<Option<Woken>> {
+        let Task { session, io: SessionIo { submissions, watch, .. }, spin, .. } = self;
+        let mut rest = pin!(watch.sleep(session.told()));
+        // Bound: the session speaks, or is silent for too long.
+        poll_fn(|cx| {
+            if spin.is_check() {
+                if let Poll::Ready(woken) = rest.as_mut().poll(cx) {
+                    return Poll::Ready(woken.map(Some));
+                }
+                if session.feed_starved().unwrap_or(true) || spin.is_over(monotonic_ns()) {
+                    return Poll::Ready(Ok(None));
+                }
+            }
+            if spin.look(|| submissions.is_ready()) {
+                return Poll::Ready(Ok(None));
+            }
+            // To the back of the queue, not past the reactor as a yield of the runtime goes.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+
     /// One bounded turn: submissions, starved lanes, one ring. True if there may be more.
     fn turn(&mut self) -> Result<bool, Ending> {
         if let Some(violation) = self.session.violation() {
@@ -92,6 +125,7 @@ impl Task {
         }
         let fed = self.session.feed_starved().map_err(Ending::Violation)?;
         if taken > 0 {
+            self.spin.heard();
             self.session.ring();
         }
         if taken > 0 || fed {

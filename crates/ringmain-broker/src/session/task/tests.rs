@@ -65,7 +65,8 @@ pub(crate) fn bench() -> Bench {
         watch: Watch::new(WatchParts { control, control_ready, bell, exited }),
     };
     let submissions = SubmissionWriter::new(caller.clone(), geometry);
-    let task = Task { broker: broker.clone(), session: session.clone(), io };
+    let spin = Spin::default();
+    let task = Task { broker: broker.clone(), session: session.clone(), io, spin };
     Bench { broker, session, task, caller, submissions, geometry, _peer: peer }
 }
 

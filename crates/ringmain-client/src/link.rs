@@ -348,6 +348,7 @@ impl Link {
         !self.lanes.iter().any(Lane::is_running)
     }
 
+    #[inline]
     pub(crate) fn is_running(&self, lane: LaneId, exchange: ExchangeId) -> bool {
         self.lanes.get(lane.index()).is_some_and(|row| row.owner == Owner::Caller(exchange))
     }
@@ -360,6 +361,7 @@ impl Link {
         }
     }
 
+    #[inline]
     pub(crate) fn attachment(&self) -> &Attachment {
         &self.attachment
     }

@@ -2,7 +2,7 @@
 
 use ringmain_ring::{FrameError, LaneReader};
 use ringmain_shm::{TrustedMap, WriteMap};
-use ringmain_wire::frame::{MORE, PayloadError};
+use ringmain_wire::frame::PayloadError;
 use ringmain_wire::{Code, ErrorFrame, ExchangeId, Kind, Stage};
 
 use crate::error::{Error, Result};
@@ -75,19 +75,20 @@ impl Reader {
     #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Ready> {
         self.lane.release();
-        if std::mem::take(&mut self.joined_taken) {
+        if self.joined_taken {
+            self.joined_taken = false;
             self.joined.clear();
         }
         // Bound: each turn consumes a frame, and the lane holds finitely many.
         loop {
-            let Some(header) = self.lane.peek().map_err(violation)? else { return Ok(Ready::No) };
-            if matches!(header.kind, EVENT | TOOL) && header.flags & MORE != 0 {
-                self.join()?;
-                continue;
-            }
-            return Ok(match header.kind {
-                DELTA if header.choice == 0 && self.joined.is_empty() => Ready::Text,
-                END | ERROR => Ready::Terminal,
+            let Some(next) = self.lane.peek().map_err(violation)? else { return Ok(Ready::No) };
+            return Ok(match next.kind {
+                Kind::Delta if next.choice == 0 && self.joined.is_empty() => Ready::Text,
+                Kind::Event | Kind::Tool if next.more => {
+                    self.join()?;
+                    continue;
+                }
+                kind if kind.is_terminal() => Ready::Terminal,
                 _ => Ready::Item,
             });
         }
@@ -200,12 +201,6 @@ impl Progress {
         error.with_progress(stage, self.bytes, self.answered)
     }
 }
-
-const DELTA: u8 = Kind::Delta as u8;
-const EVENT: u8 = Kind::Event as u8;
-const TOOL: u8 = Kind::Tool as u8;
-const END: u8 = Kind::End as u8;
-const ERROR: u8 = Kind::Error as u8;
 
 #[cold]
 fn violation(error: FrameError) -> Error {

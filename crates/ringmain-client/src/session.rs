@@ -264,15 +264,20 @@ impl Session {
     /// # Errors
     /// Those of [`Session::next`].
     pub fn next_text(&mut self, exchange: Exchange) -> Result<Option<&str>> {
-        // Bound: each turn consumes an item of an exchange that ends.
-        let index = loop {
-            match self.await_ready(exchange)? {
-                None => return Ok(None),
-                Some((index, Ready::Text)) => break index,
-                Some((index, ready)) => drop(self.links[index].take(exchange.lane, ready)?),
+        self.leave_inherited();
+        let Some(index) = self.find(exchange) else { return self.not_running(exchange) };
+        let lane = exchange.lane;
+        // Bound: each turn consumes an item of an exchange that ends, or waits.
+        loop {
+            let link = &mut self.links[index];
+            match link.poll(lane)? {
+                Ready::Text => break,
+                Ready::No => self.wait_for(index, lane)?,
+                Ready::Item => drop(link.take(lane, Ready::Item)?),
+                Ready::Terminal => return link.take(lane, Ready::Terminal).map(|_| None),
             }
-        };
-        self.links[index].take_text(exchange.lane).map(Some)
+        }
+        self.links[index].take_text(lane).map(Some)
     }
 
     /// Waits until the exchange has an item to take. `None`: it does not run.
@@ -280,18 +285,24 @@ impl Session {
     fn await_ready(&mut self, exchange: Exchange) -> Result<Option<(usize, Ready)>> {
         self.leave_inherited();
         let Some(index) = self.find(exchange) else { return self.not_running(exchange) };
-        let link = &mut self.links[index];
         // Bound: the deadline of the exchange, or the life of the broker.
         loop {
-            let ready = link.poll(exchange.lane)?;
+            let ready = self.links[index].poll(exchange.lane)?;
             if ready != Ready::No {
                 return Ok(Some((index, ready)));
             }
-            let latest_epoch = self.latest_epoch.load(Ordering::Relaxed);
-            if let Some(error) = link.verdict(exchange.lane, latest_epoch) {
-                return Err(error);
-            }
-            link.wait(exchange.lane)?;
+            self.wait_for(index, exchange.lane)?;
+        }
+    }
+
+    /// Waits until a running exchange may have something.
+    #[cold]
+    fn wait_for(&mut self, index: usize, lane: LaneId) -> Result<()> {
+        let latest_epoch = self.latest_epoch.load(Ordering::Relaxed);
+        let link = &mut self.links[index];
+        match link.verdict(lane, latest_epoch) {
+            Some(error) => Err(error),
+            None => link.wait(lane),
         }
     }
 
@@ -356,6 +367,7 @@ impl Session {
         self.links.iter().all(Link::is_idle)
     }
 
+    #[inline]
     fn find(&self, exchange: Exchange) -> Option<usize> {
         let runs = |link: &Link| {
             link.serial == exchange.link && link.is_running(exchange.lane, exchange.id)

@@ -99,7 +99,7 @@ mod models;
 pub use arena::{Arena, Chunk};
 pub use bell::{Armed, Ring};
 pub use lane::{
-    CursorError, FrameError, FrameRef, LaneBusy, LaneError, LaneReader, LaneWriter, Push,
+    CursorError, FrameError, FrameRef, LaneBusy, LaneError, LaneReader, LaneWriter, Peek, Push,
 };
 pub use loan::{LoanReader, LoanWriter};
 pub use memory::{HeapMemory, Lend, Memory, MemoryMut};

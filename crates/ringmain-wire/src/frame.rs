@@ -88,9 +88,19 @@ impl Kind {
     /// The kind with this number, if there is one.
     #[inline]
     pub fn from_number(number: u8) -> Option<Kind> {
-        use Kind::*;
-        let kinds = [Head, Delta, Reasoning, Tool, Event, Body, Usage, End, Error, Skip];
-        kinds.get(usize::from(number).wrapping_sub(1)).copied()
+        Some(match number {
+            1 => Kind::Head,
+            2 => Kind::Delta,
+            3 => Kind::Reasoning,
+            4 => Kind::Tool,
+            5 => Kind::Event,
+            6 => Kind::Body,
+            7 => Kind::Usage,
+            8 => Kind::End,
+            9 => Kind::Error,
+            10 => Kind::Skip,
+            _ => return None,
+        })
     }
 
     /// Whether the frame is the last of its exchange.

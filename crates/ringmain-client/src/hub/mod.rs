@@ -85,6 +85,7 @@ impl HubHandle {
     }
 
     /// The hub; none only while the handle is being dropped.
+    #[inline]
     pub(crate) fn hub(&self) -> Result<&Arc<Hub>> {
         self.hub.as_ref().ok_or_else(|| {
             Error::new(Code::SessionClosed, Stage::Submit, "the session is being closed")
@@ -215,6 +216,7 @@ impl Hub {
         self.lock().wakes
     }
 
+    #[inline]
     pub(crate) fn ring(&self, due: bool) {
         // A bell that cannot be rung belongs to a broker that is gone; the socket tells the task.
         if due {

@@ -15,7 +15,7 @@ use ringmain_wire::frame::{FrameHeader, MORE};
 use ringmain_wire::{ExchangeId, Kind};
 use thiserror::Error;
 
-pub use reader::LaneReader;
+pub use reader::{LaneReader, Peek};
 pub use writer::LaneWriter;
 
 /// How much of a payload was written.
@@ -130,22 +130,46 @@ fn pack(length: usize, kind: Kind, flags: u8, choice: u16) -> u64 {
     length as u64 | (kind as u64) << 32 | u64::from(flags) << 40 | u64::from(choice) << 48
 }
 
-/// A private copy of the header, unjudged.
+/// Payload bytes, of word 2.
 #[inline(always)]
-fn unpack(publish: u64, exchange: u64, word: u64, time_ns: u64) -> FrameHeader {
-    FrameHeader {
-        publish,
-        exchange,
-        length: word as u32,
-        kind: (word >> 32) as u8,
-        flags: (word >> 40) as u8,
-        choice: (word >> 48) as u16,
-        time_ns,
-    }
+fn length_of(tag: u64) -> usize {
+    tag as u32 as usize
+}
+
+/// Number of the kind, of word 2.
+#[inline(always)]
+fn kind_of(tag: u64) -> u8 {
+    (tag >> 32) as u8
+}
+
+/// Flags, of word 2.
+#[inline(always)]
+fn flags_of(tag: u64) -> u8 {
+    (tag >> 40) as u8
+}
+
+/// Choice, of word 2.
+#[inline(always)]
+fn choice_of(tag: u64) -> u16 {
+    (tag >> 48) as u16
 }
 
 /// Whether the payload goes on in the next frame.
 #[inline(always)]
-fn has_more(header: &FrameHeader) -> bool {
-    header.flags & MORE != 0
+fn has_more(tag: u64) -> bool {
+    flags_of(tag) & MORE != 0
+}
+
+/// The header that these words are.
+#[inline(always)]
+fn unpack(publish: u64, exchange: u64, tag: u64, time_ns: u64) -> FrameHeader {
+    FrameHeader {
+        publish,
+        exchange,
+        length: tag as u32,
+        kind: kind_of(tag),
+        flags: flags_of(tag),
+        choice: choice_of(tag),
+        time_ns,
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use ringmain_wire::frame::{FrameHeader, MORE, lines_of};
 use ringmain_wire::{ExchangeId, Geometry, Kind, LaneId};
 
-use super::{FrameError, FrameRef, has_more, unpack};
+use super::{FrameError, FrameRef, choice_of, flags_of, has_more, kind_of, length_of, unpack};
 use crate::memory::{Lend, Memory, MemoryMut};
 use crate::mutant::{self, Mutant};
 use crate::shape::{LaneShape, payload_of};
@@ -41,8 +41,22 @@ pub struct LaneReader<W, R> {
 /// A private copy of a header, judged.
 #[derive(Clone, Copy, Debug)]
 struct Found {
-    header: FrameHeader,
+    exchange: u64,
+    tag: u64,
+    time_ns: u64,
     kind: Kind,
+    lines: u64,
+}
+
+/// What a header says that was looked at and stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peek {
+    /// What the frame is; never SKIP.
+    pub kind: Kind,
+    /// Whether the payload goes on in the next frame.
+    pub more: bool,
+    /// Choice that the payload belongs to.
+    pub choice: u16,
 }
 
 impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
@@ -73,24 +87,24 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     ///
     /// # Errors
     /// [`FrameError`] when the lane holds what no responder writes; the lane is useless then.
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::should_implement_trait, reason = "a lending iterator is no Iterator")]
     pub fn next(&mut self) -> Result<Option<FrameRef<'_>>, FrameError>
     where
         R: Lend,
     {
         self.release();
-        let Some((at, Found { header, kind })) = self.consume()? else { return Ok(None) };
+        let Some((at, found)) = self.consume()? else { return Ok(None) };
         if mutant::is(Mutant::EarlyRelease) {
             self.publish();
         }
-        let payload = self.peer.lend(at + 32, header.length as usize, &mut self.scratch);
+        let payload = self.peer.lend(at + 32, length_of(found.tag), &mut self.scratch);
         Ok(Some(FrameRef {
-            exchange: ExchangeId(header.exchange),
-            kind,
-            more: has_more(&header),
-            choice: header.choice,
-            time_ns: header.time_ns,
+            exchange: ExchangeId(found.exchange),
+            kind: found.kind,
+            more: has_more(found.tag),
+            choice: choice_of(found.tag),
+            time_ns: found.time_ns,
             payload,
         }))
     }
@@ -102,15 +116,16 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// [`FrameError`] when the lane holds what no honest responder writes.
     #[inline]
     pub fn next_copied(&mut self, buf: &mut Vec<u8>) -> Result<Option<FrameHeader>, FrameError> {
-        let Some((at, Found { header, .. })) = self.consume()? else { return Ok(None) };
+        let Some((at, found)) = self.consume()? else { return Ok(None) };
+        let publish = self.position.wrapping_sub(found.lines).wrapping_add(1);
         if mutant::is(Mutant::EarlyRelease) {
             self.publish();
         }
         // Bound: the length was judged to be less than a quarter of the lane.
-        buf.resize(header.length as usize, 0);
+        buf.resize(length_of(found.tag), 0);
         self.peer.copy_out(at + 32, buf);
         self.release();
-        Ok(Some(header))
+        Ok(Some(unpack(publish, found.exchange, found.tag, found.time_ns)))
     }
 
     /// Gives back the frame that was borrowed last. After a terminal frame this makes the lane
@@ -140,16 +155,21 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         self.peer.load(self.shape.line_offset(self.position)) != 0
     }
 
-    /// The header of the next frame, which stays where it is; `None` when there is none yet.
+    /// What the next frame is, which stays where it is; `None` when there is none yet. Its header is
+    /// read once: what was judged here is what [`next`](Self::next) goes by.
     ///
     /// # Errors
     /// [`FrameError`] when the lane holds what no responder writes.
-    #[inline]
-    pub fn peek(&mut self) -> Result<Option<FrameHeader>, FrameError> {
+    #[inline(always)]
+    pub fn peek(&mut self) -> Result<Option<Peek>, FrameError> {
         if self.found.is_none() {
             self.found = self.find()?;
         }
-        Ok(self.found.map(|found| found.header))
+        Ok(self.found.as_ref().map(|found| Peek {
+            kind: found.kind,
+            more: has_more(found.tag),
+            choice: choice_of(found.tag),
+        }))
     }
 
     /// Byte offset, in the responder segment, of the word that stops being 0 when the next frame
@@ -174,15 +194,15 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
                 R::fence(Ordering::Acquire);
             }
             let [exchange, tag, time_ns] = self.peer.words(at + 8);
-            let header = unpack(word, exchange, tag, time_ns);
-            match self.judge(&header)? {
-                Kind::Skip => self.position = self.after(&header),
-                kind => return Ok(Some(Found { header, kind })),
+            let lines = lines_of(length_of(tag));
+            match self.judge(tag, lines)? {
+                Kind::Skip => self.position = self.position.wrapping_add(lines),
+                kind => return Ok(Some(Found { exchange, tag, time_ns, kind, lines })),
             }
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn not_published(&self, word: u64) -> Result<Option<Found>, FrameError> {
         // The writer cleared this line before it published the one before, so the word is 0.
         match word {
@@ -193,21 +213,33 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
 
     /// Whether the header can be that of a frame at the present position.
     #[inline(always)]
-    fn judge(&self, header: &FrameHeader) -> Result<Kind, FrameError> {
-        let kind = Kind::from_number(header.kind).ok_or(FrameError::Kind(header.kind))?;
-        let length = header.length;
+    fn judge(&self, tag: u64, lines: u64) -> Result<Kind, FrameError> {
+        let kind = Kind::from_number(kind_of(tag));
+        let inside = lines <= self.shape.quarter && lines <= self.shape.lines_to_end(self.position);
+        match kind {
+            Some(kind) if inside && flags_of(tag) & !MORE == 0 && kind != Kind::Skip => Ok(kind),
+            _ => self.judge_rest(tag, lines),
+        }
+    }
+
+    /// A SKIP, or what is wrong.
+    #[cold]
+    fn judge_rest(&self, tag: u64, lines: u64) -> Result<Kind, FrameError> {
+        let number = kind_of(tag);
+        let kind = Kind::from_number(number).ok_or(FrameError::Kind(number))?;
+        let length = length_of(tag);
         let to_end = self.shape.lines_to_end(self.position);
-        let lines = lines_of(length as usize);
         let inside = lines <= self.shape.quarter && lines <= to_end;
-        let exact = kind != Kind::Skip || length as usize == payload_of(to_end);
-        if inside && exact && header.flags & !MORE == 0 {
+        let exact = kind != Kind::Skip || length == payload_of(to_end);
+        let flags = flags_of(tag);
+        if inside && exact && flags & !MORE == 0 {
             return Ok(kind);
         }
-        let line = self.shape.lines - to_end;
+        let (length, line) = (length as u32, self.shape.lines - to_end);
         Err(match kind {
             Kind::Skip => FrameError::Skip { length, line },
             _ if !inside => FrameError::Length { length, line },
-            _ => FrameError::Flags(header.flags),
+            _ => FrameError::Flags(flags),
         })
     }
 
@@ -222,14 +254,9 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             },
         };
         let at = self.shape.line_offset(self.position);
-        self.position = self.after(&found.header);
+        self.position = self.position.wrapping_add(found.lines);
         self.terminal = found.kind.is_terminal();
         Ok(Some((at, found)))
-    }
-
-    #[inline(always)]
-    fn after(&self, header: &FrameHeader) -> u64 {
-        self.position.wrapping_add(lines_of(header.length as usize))
     }
 
     /// Publishes the cursor and finds out whether the responder waits for it.

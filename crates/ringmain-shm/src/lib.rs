@@ -18,6 +18,7 @@
 //! | [`fork`] | one load that tells a child from its parent |
 //! | [`process`] | clock, descriptor limit, ids and names |
 //! | `socket` | a second handle on a connection that a library owns (feature `tokio`) |
+//! | `testing` | a fork for tests (feature `testing`) |
 //! | [`counters`] | read-only look at the broker's named counters |
 //!
 //! # Trust
@@ -50,6 +51,8 @@ pub mod segment;
 pub mod sleeper;
 #[cfg(feature = "tokio")]
 pub mod socket;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use attach::AttachError;
 pub use control::{Control, Received};

@@ -4,55 +4,14 @@
 
 mod common;
 
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use common::guest::{Kept, caller, chat};
 use common::provider::deltas;
 use common::{Provider, Served, Step, soon, until};
-use ringmain_broker::face::{Egress, Exchange, Failure, Push, Request, StopCause};
-use ringmain_broker::{BrokerConfig, Identity};
-use ringmain_shm::own_uid;
-use ringmain_wire::{Code, Kind, Mode, RequestHead, Sent};
-
-#[derive(Default)]
-struct Kept {
-    frames: Vec<(Kind, Vec<u8>)>,
-    released: bool,
-}
-
-impl Kept {
-    fn text(&self) -> String {
-        let deltas = self.frames.iter().filter(|(kind, _)| *kind == Kind::Delta);
-        deltas.map(|(_, payload)| String::from_utf8_lossy(payload)).collect()
-    }
-}
-
-impl Egress for Kept {
-    fn push(&mut self, kind: Kind, _choice: u16, payload: &[u8]) -> Result<Push, Failure> {
-        self.frames.push((kind, payload.to_vec()));
-        Ok(Push::Written)
-    }
-
-    fn poll_room(&mut self, _: &mut Context<'_>, _: u64) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn release_request(&mut self) {
-        self.released = true;
-    }
-
-    fn flush(&mut self) {}
-}
-
-fn caller() -> Identity {
-    Identity { uid: own_uid(), ..Identity::default() }
-}
-
-fn chat() -> Request<'static> {
-    let head = RequestHead::new("tiny", "/chat/completions");
-    Request::new(head, Bytes::from_static(b"{}"), Mode::Deltas)
-}
+use ringmain_broker::BrokerConfig;
+use ringmain_broker::face::{Exchange, StopCause};
+use ringmain_wire::{Code, Kind, Sent};
 
 #[tokio::test]
 async fn a_request_of_a_face_runs_on_the_pipeline() {

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod caller;
+pub mod guest;
 pub mod provider;
 
 use std::future::Future;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +14,12 @@ use tokio::sync::Notify;
 pub enum Step {
     /// One chat event with this text.
     Delta(String),
+    /// Bytes of the event stream as they are.
+    Bytes(String),
+    /// An answer with this status and these header lines instead of a stream.
+    Refuse(u16, &'static str),
+    /// The end of the body, without a terminal marker.
+    End,
     /// Waits until the test lets it go on.
     Gate(Arc<Notify>),
     /// The terminal marker and the end of the body.
@@ -38,13 +44,23 @@ pub struct Seen {
     pub bytes_written: AtomicU64,
     /// Connections that the other side closed while a script hung or wrote.
     pub dropped: AtomicU64,
+    /// The heads of all requests, in lower case.
+    pub heads: Mutex<Vec<String>>,
+    /// Requests by script.
+    turns: Mutex<HashMap<String, usize>>,
 }
 
-type Scripts = Arc<HashMap<String, Vec<Step>>>;
+type Scripts = Arc<HashMap<String, Vec<Vec<Step>>>>;
 
 impl Provider {
     /// Serves a script at each path prefix: the endpoint's base URL ends in the script's name.
     pub async fn start(scripts: &[(&str, Vec<Step>)]) -> Provider {
+        let scripts = scripts.iter().map(|(name, steps)| (*name, vec![steps.clone()]));
+        Provider::in_turn(&scripts.collect::<Vec<_>>()).await
+    }
+
+    /// The same with a script for each request in turn; the last one serves all that follow.
+    pub async fn in_turn(scripts: &[(&str, Vec<Vec<Step>>)]) -> Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let scripts = scripts.iter().map(|(name, steps)| ((*name).to_owned(), steps.clone()));
@@ -76,6 +92,11 @@ impl Provider {
         self.seen.requests.load(SeqCst)
     }
 
+    /// Requests at one script.
+    pub fn requests_of(&self, script: &str) -> usize {
+        self.seen.turns.lock().unwrap().get(script).copied().unwrap_or(0)
+    }
+
     pub fn dropped(&self) -> u64 {
         self.seen.dropped.load(SeqCst)
     }
@@ -87,10 +108,19 @@ pub fn deltas(texts: &[&str]) -> Vec<Step> {
 }
 
 async fn serve(mut stream: TcpStream, scripts: Scripts, seen: Arc<Seen>) {
-    while let Some(path) = read_request(&mut stream).await {
+    while let Some(head) = read_request(&mut stream).await {
         seen.requests.fetch_add(1, SeqCst);
+        let path = head.split(' ').nth(1).unwrap_or_default();
         let name = path.split('/').nth(1).unwrap_or_default().to_owned();
-        let script = scripts.get(&name).cloned().unwrap_or_default();
+        let turn = {
+            let mut turns = seen.turns.lock().unwrap();
+            let turn = turns.entry(name.clone()).or_default();
+            *turn += 1;
+            *turn - 1
+        };
+        seen.heads.lock().unwrap().push(head);
+        let turns = scripts.get(&name).map(Vec::as_slice).unwrap_or_default();
+        let script = turns.get(turn).or(turns.last()).cloned().unwrap_or_default();
         if !play(&mut stream, script, &seen).await {
             return;
         }
@@ -101,7 +131,8 @@ async fn serve(mut stream: TcpStream, scripts: Scripts, seen: Arc<Seen>) {
 async fn play(stream: &mut TcpStream, script: Vec<Step>, seen: &Seen) -> bool {
     let mut said_head = false;
     for step in script {
-        if !said_head && !matches!(step, Step::HangWithoutHead | Step::Cut) {
+        let has_head = matches!(step, Step::HangWithoutHead | Step::Cut | Step::Refuse(..));
+        if !said_head && !has_head {
             said_head = true;
             let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
                         x-request-id: req-1\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -111,6 +142,9 @@ async fn play(stream: &mut TcpStream, script: Vec<Step>, seen: &Seen) -> bool {
         }
         let chunk = match step {
             Step::Delta(text) => chunk(&event(&text)),
+            Step::Bytes(text) => chunk(text.as_bytes()),
+            Step::End => b"0\r\n\r\n".to_vec(),
+            Step::Refuse(status, headers) => refusal(status, headers),
             Step::Done => [chunk(b"data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat(),
             Step::Gate(gate) => {
                 gate.notified().await;
@@ -132,6 +166,13 @@ async fn play(stream: &mut TcpStream, script: Vec<Step>, seen: &Seen) -> bool {
     true
 }
 
+fn refusal(status: u16, headers: &str) -> Vec<u8> {
+    let body = format!(r#"{{"error":{{"message":"no, {status}","code":"c{status}"}}}}"#);
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status} No\r\ncontent-type: application/json\r\n{headers}");
+    format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
 pub fn event(text: &str) -> Vec<u8> {
     format!(r#"data: {{"choices":[{{"index":0,"delta":{{"content":"{text}"}}}}]}}"#)
         .into_bytes()
@@ -144,7 +185,7 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-/// Reads one request whole and gives its path.
+/// Reads one request whole and gives its head.
 async fn read_request(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     let head_end = loop {
@@ -163,5 +204,5 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
             return None;
         }
     }
-    head.split(' ').nth(1).map(str::to_owned)
+    Some(head)
 }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::anthropic;
 use super::ask::{Asked, Embeddings, Target, target};
 use super::connection::{Connection, Mark};
 use super::frames;
@@ -28,11 +29,11 @@ use crate::text::{HASH_EMPTY, hash_on, mix, seed_of};
 const BODY_BYTES_MAX: usize = 256 << 20;
 /// Delay of the head where `slow_head` is asked for without one.
 const SLOW_HEAD_US: u64 = 1_000_000;
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// One exchange on its way to an answer.
-struct Answering {
+pub(super) struct Answering {
     running: Running,
     connection: Arc<Connection>,
     shared: Arc<Shared>,
@@ -77,6 +78,12 @@ pub(super) async fn answer(
             Ok(asked) => answering.follow(asked.told(told)).await,
             Err(error) => Ok(answering.refuse(400, &error.to_string())),
         },
+        Some(Target::Messages) => {
+            match Asked::parse(Api::Chat, &body, answering.shared.config.seed) {
+                Ok(asked) => anthropic::follow(answering, asked.told(told)).await,
+                Err(error) => Ok(answering.refuse(400, &error.to_string())),
+            }
+        }
         Some(Target::Recorded) => {
             match Asked::parse(Api::Chat, &body, answering.shared.config.seed) {
                 Ok(asked) if asked.plan.script.replay.is_some() => answering.follow(asked).await,
@@ -103,7 +110,7 @@ pub fn embedding_of(input: &str, dims: usize) -> Vec<f32> {
 
 impl Answering {
     /// Does what the script says.
-    async fn follow(self, asked: Asked) -> Result<Response<Writes>, Broken> {
+    pub(super) async fn follow(self, asked: Asked) -> Result<Response<Writes>, Broken> {
         let Asked { mut plan, embeddings } = asked;
         self.shared.adapt(self.running.number(), &mut plan.script);
         preset::apply(&mut plan.script);
@@ -156,6 +163,13 @@ impl Answering {
         };
         let source = spoil(source, script.fault);
         Ok(self.respond(plan, content_type, source))
+    }
+
+    /// Applies the rules of the provider to a plan and writes it into the log.
+    pub(super) fn plan(&self, plan: &mut Plan) {
+        self.shared.adapt(self.running.number(), &mut plan.script);
+        preset::apply(&mut plan.script);
+        self.running.plan(&Arc::new(plan.clone()));
     }
 
     /// Why this fault cannot be shown to this request.
@@ -225,7 +239,7 @@ impl Answering {
         std::future::pending().await
     }
 
-    fn respond(
+    pub(super) fn respond(
         self,
         plan: Arc<Plan>,
         content_type: HeaderValue,
@@ -337,13 +351,13 @@ fn spoil(source: Source, fault: Option<Fault>) -> Source {
     }
 }
 
-fn whole(bytes: Vec<u8>) -> Source {
+pub(super) fn whole(bytes: Vec<u8>) -> Source {
     Source::Whole { bytes: bytes.into(), cut: None }
 }
 
 /// The time that an answer takes before its head. One that is not a stream takes as long as its
 /// stream would.
-fn delay_of(plan: &Plan) -> Duration {
+pub(super) fn delay_of(plan: &Plan) -> Duration {
     let script = &plan.script;
     let is_slow = script.fault == Some(Fault::SlowHead);
     let head_us = script.head_us.unwrap_or(if is_slow { SLOW_HEAD_US } else { 0 });

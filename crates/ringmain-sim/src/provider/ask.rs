@@ -18,6 +18,8 @@ pub(super) enum Target<'a> {
     Log,
     Model(&'a str),
     Models,
+    /// The API of Anthropic.
+    Messages,
     /// An API of which only recordings are known.
     Recorded,
     Reset,
@@ -102,6 +104,7 @@ pub(super) fn target<'a>(method: &Method, uri: &'a Uri) -> Option<Target<'a>> {
         (&Method::POST, "/chat/completions") => Some(Target::Api(Api::Chat)),
         (&Method::POST, "/completions") => Some(Target::Api(Api::Completions)),
         (&Method::POST, "/embeddings") => Some(Target::Api(Api::Embeddings)),
+        (&Method::POST, "/messages") => Some(Target::Messages),
         (&Method::POST, "/responses") => Some(Target::Recorded),
         (&Method::POST, "/sim/reset") => Some(Target::Reset),
         (&Method::GET, "/sim/log") => Some(Target::Log),

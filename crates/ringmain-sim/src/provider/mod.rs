@@ -7,6 +7,7 @@
 //! | method, path (with or without `/v1`) | answer |
 //! |---|---|
 //! | `POST /chat/completions`, `/completions` | a stream or a whole answer |
+//! | `POST /messages` | the same in the dialect of Anthropic |
 //! | `POST /responses` | a recording |
 //! | `POST /embeddings` | deterministic vectors, as numbers or base64 |
 //! | `GET /models`, `/models/NAME` | a few names; any name is served |
@@ -14,6 +15,7 @@
 //! | `POST /sim/reset` | empties the log |
 
 mod answer;
+mod anthropic;
 mod ask;
 mod connection;
 mod frames;

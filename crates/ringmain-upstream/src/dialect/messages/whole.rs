@@ -61,12 +61,16 @@ fn tool_use(tool: &Called) -> Value {
 /// The cached part of the input is counted beside it.
 pub(super) fn usage_value(usage: &Usage) -> Value {
     let beside = usage.input_cached.saturating_add(usage.input_cache_written);
-    json!({
+    let mut value = json!({
         "input_tokens": usage.input.saturating_sub(beside),
         "cache_creation_input_tokens": usage.input_cache_written,
         "cache_read_input_tokens": usage.input_cached,
         "output_tokens": usage.output,
-    })
+    });
+    if usage.output_reasoning > 0 {
+        value["output_tokens_details"] = json!({"thinking_tokens": usage.output_reasoning});
+    }
+    value
 }
 
 /// The word for a reason. Some servers call an answer that calls tools just done; its callers go

@@ -74,6 +74,13 @@ impl Rate {
     }
 }
 
+impl Taken {
+    /// How much it was.
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+}
+
 impl Bucket {
     /// A full bucket.
     pub fn new(rate: Rate, now_ns: u64) -> Bucket {
@@ -82,11 +89,14 @@ impl Bucket {
     }
 
     /// Takes this much if it is there. More than the burst is there when the bucket is full: it
-    /// leaves a debt, and whoever comes next waits until that is paid.
+    /// leaves a debt, and whoever comes next waits until that is paid. Nobody takes more than what
+    /// a minute brings, or a wild estimate would shut everybody out for as long as its request
+    /// runs.
     pub fn take(&mut self, amount: u64, now_ns: u64) -> Option<Taken> {
         if !self.has(amount, now_ns) {
             return None;
         }
+        let amount = amount.min(self.rate.burst.max(self.rate.per_minute).max(1));
         self.note_peak();
         self.level = self.level.saturating_sub(units(amount));
         Some(Taken { amount, take: self.takes })

@@ -117,23 +117,22 @@ impl Limit {
         }
     }
 
-    /// Ends what a take began `since_ns`, with the tokens that it had estimated.
-    pub fn settle(&mut self, held: Held, outcome: Outcome, tokens: u64, hold_ns: u64, now_ns: u64) {
+    /// Ends what a take began, after it was held for this long.
+    pub fn settle(&mut self, held: Held, outcome: Outcome, hold_ns: u64, now_ns: u64) {
         debug_assert!(self.in_flight > 0, "settled twice");
         self.in_flight = self.in_flight.saturating_sub(1);
-        let (requests, used) = match outcome {
-            Outcome::Unsent => (0, 0),
-            Outcome::Failed => (1, 0),
-            Outcome::Unknown => (1, tokens),
-            Outcome::Used(used) => (1, used),
-        };
         if outcome != Outcome::Unsent {
             self.hold_ns = self.hold_ns - self.hold_ns / 8 + hold_ns / 8;
         }
         if let (Some(bucket), Some(taken)) = (&mut self.requests, held.requests) {
-            bucket.settle(taken, requests, now_ns);
+            bucket.settle(taken, u64::from(outcome != Outcome::Unsent), now_ns);
         }
         if let (Some(bucket), Some(taken)) = (&mut self.tokens, held.tokens) {
+            let used = match outcome {
+                Outcome::Unsent | Outcome::Failed => 0,
+                Outcome::Unknown => taken.amount(),
+                Outcome::Used(used) => used,
+            };
             bucket.settle(taken, used, now_ns);
         }
     }

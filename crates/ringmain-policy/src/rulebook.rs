@@ -53,7 +53,6 @@ pub(crate) struct LimitKey {
 pub struct Hold {
     parts: Vec<(LimitKey, Held)>,
     goal: Goal,
-    tokens: u64,
     since_ns: u64,
 }
 
@@ -160,16 +159,16 @@ impl Rulebook {
                 parts.push((*key, limit.take(tokens, now_ns)));
             }
         }
-        Hold { parts, goal, tokens, since_ns: now_ns }
+        Hold { parts, goal, since_ns: now_ns }
     }
 
     /// Ends what a take began. A limit that went with a reload is no more.
     pub fn settle(&mut self, hold: Hold, outcome: Outcome, now_ns: u64) {
-        let Hold { parts, tokens, since_ns, .. } = hold;
+        let Hold { parts, since_ns, .. } = hold;
         let hold_ns = now_ns.saturating_sub(since_ns);
         for (key, held) in parts {
             if let Some(limit) = self.limit(key) {
-                limit.settle(held, outcome, tokens, hold_ns, now_ns);
+                limit.settle(held, outcome, hold_ns, now_ns);
             }
         }
     }

@@ -153,6 +153,15 @@ fn more_than_the_burst_waits_for_a_full_bucket_and_leaves_a_debt() {
 }
 
 #[test]
+fn a_wild_estimate_takes_no_more_than_a_minute() {
+    let mut bucket = Bucket::new(Rate { per_minute: 60, burst: 2 }, 0);
+    let wild = bucket.take(u64::MAX, 0).unwrap();
+    assert_eq!((wild.amount(), bucket.level(0)), (60, -58));
+    bucket.settle(wild, 1, NS_PER_S);
+    assert_eq!(bucket.level(NS_PER_S), 2);
+}
+
+#[test]
 fn a_refund_is_worth_nothing_once_the_bucket_was_full() {
     let mut bucket = Bucket::new(Rate { per_minute: 60, burst: 10 }, 0);
     let early = bucket.take(10, 0).unwrap();

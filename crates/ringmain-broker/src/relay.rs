@@ -15,6 +15,7 @@ use crate::alarm::{Alarm, Waiting};
 use crate::attempt::window::Window;
 use crate::egress::Egress;
 use crate::failure::Failure;
+use crate::gather::Gather;
 use crate::pipeline::Inbound;
 use crate::record::Record;
 
@@ -39,6 +40,7 @@ pub(crate) async fn run<E: Egress>(
     let mut decoder = answer.decoder();
     let Inbound { alarm, body, copy, .. } = inbound;
     let mut relay = Relay::new(egress, record, head, limits, alarm);
+    let mut gather = Gather::default();
     alarm.wait_for(Waiting::FirstContent(limits.first_content));
     // Bound: the total limit of the exchange ends this loop from outside.
     loop {
@@ -59,8 +61,17 @@ pub(crate) async fn run<E: Egress>(
         if decoder.is_ended() {
             return relay.end(&decoder, answer.body).await;
         }
-        relay.egress.flush();
-        match answer.body.chunk().await {
+        let chunk = match gather.at_hand(&mut answer.body).await {
+            Some(chunk) => chunk,
+            None => {
+                relay.egress.flush();
+                gather.waits();
+                let chunk = answer.body.chunk().await;
+                gather.came();
+                chunk
+            }
+        };
+        match chunk {
             Ok(Some(chunk)) => decoder.feed(chunk),
             Ok(None) => decoder.end_of_body(),
             Err(broken) => {

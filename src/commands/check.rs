@@ -13,7 +13,7 @@ use ringmain_upstream::KeySource;
 use crate::assemble::Prepared;
 use crate::cli::ConfigFile;
 use crate::commands::Outcome;
-use crate::config::{Config, Identity, RouteSection, server_socket};
+use crate::config::{Config, Identity, RouteSection, amounts, scope, server_socket};
 
 /// Prints every fault of the file, or what it would serve.
 pub fn run(args: &ConfigFile) -> Outcome {
@@ -54,6 +54,9 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
     }
     for route in &config.routes {
         writeln!(out, "route    {} to {}", route.model, targets(route))?;
+    }
+    for limit in &config.rates {
+        writeln!(out, "limit    {} at {}", scope(limit), amounts(limit))?;
     }
     Ok(())
 }

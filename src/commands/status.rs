@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmain_broker::counters::{
-    CountersError, EndpointRow, SessionRow, Snapshot, State, segment_name,
+    CountersError, EndpointRow, LimitRow, SessionRow, Snapshot, State, segment_name,
 };
 use ringmain_wire::Code;
 use serde_json::{Value, json};
@@ -108,9 +108,27 @@ fn print(out: &mut impl Write, socket: &std::path::Path, counts: &Snapshot) -> i
         let (name, requests, answers) = (&row.name, row.requests, row.answers);
         writeln!(out, "{name:<24} {requests:>10} {answers:>10} {opened:>10} {reused:>10}")?;
     }
+    print_limits(out, &counts.limits)?;
     print_sessions(out, counts)?;
     print_codes(out, "refused", &counts.refusals)?;
     print_codes(out, "failed", &counts.failures)
+}
+
+fn print_limits(out: &mut impl Write, limits: &[LimitRow]) -> io::Result<()> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let heads = ["requests", "tokens", "in flight", "waiting", "refused"];
+    let heads = heads.map(|head| format!("{head:>10}")).join(" ");
+    writeln!(out, "\n{:<24} {heads}", "limit, what is left")?;
+    for row in limits {
+        let level = |level: Option<i64>| level.map_or("-".to_owned(), |level| level.to_string());
+        let (requests, tokens) = (level(row.requests), level(row.tokens));
+        let LimitRow { name, in_flight, waiting, refused, .. } = row;
+        write!(out, "{name:<24} {requests:>10} {tokens:>10} ")?;
+        writeln!(out, "{in_flight:>10} {waiting:>10} {refused:>10}")?;
+    }
+    Ok(())
 }
 
 fn print_sessions(out: &mut impl Write, counts: &Snapshot) -> io::Result<()> {
@@ -181,6 +199,16 @@ fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
             "streams_total": row.exchanges_total,
         })
     };
+    let limit = |row: &LimitRow| {
+        json!({
+            "name": row.name,
+            "requests": row.requests,
+            "tokens": row.tokens,
+            "in_flight": row.in_flight,
+            "waiting": row.waiting,
+            "refused": row.refused,
+        })
+    };
     json!({
         "socket": socket,
         "pid": counts.pid,
@@ -197,6 +225,7 @@ fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
         "content_frames": counts.content_frames,
         "content_bytes": counts.content_bytes,
         "endpoints": counts.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "limits": counts.limits.iter().map(limit).collect::<Vec<_>>(),
         "session_list": counts.session_rows.iter().map(session).collect::<Vec<_>>(),
         "refusals": codes(&counts.refusals),
         "failures": codes(&counts.failures),

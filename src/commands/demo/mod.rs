@@ -88,6 +88,9 @@ async fn perform(args: &Demo) -> Outcome {
 
     writeln!(out)?;
     table::print(&mut out, &ours, &direct)?;
+    if cfg!(debug_assertions) {
+        writeln!(out, "this is a debug build: only one with --release gives fair figures")?;
+    }
     verdict(&stage, streams, &ours, &direct)
 }
 

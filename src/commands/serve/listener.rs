@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use listenfd::ListenFd;
 use ringmain_shm::Listener;
 
-use crate::config::{BrokerSection, server_socket};
+use crate::config::{BrokerSection, SOCKET_VARIABLE, server_socket};
 
 use super::Failed;
 
@@ -47,6 +47,11 @@ fn make_folder(socket: &Path) -> io::Result<()> {
     let Some(folder) = socket.parent() else { return Ok(()) };
     let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
     made.map_err(|error| {
-        io::Error::new(error.kind(), format!("{} cannot be made: {error}", folder.display()))
+        let text = format!(
+            "{} cannot be made: {error}; name another place as `socket` in [broker], or in \
+             ${SOCKET_VARIABLE} for broker and clients",
+            folder.display()
+        );
+        io::Error::new(error.kind(), text)
     })
 }

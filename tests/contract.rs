@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::io::BufReader;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};
@@ -374,6 +375,83 @@ fn contract_13_nothing_of_one_uid_reaches_another() {
     let output = stranger.uid(4545).gid(4545).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("uid 4545"), "the refusal names the uid: {said}");
+}
+
+/// Processes of four uids, one of them far greedier than the others, at one limit: each uid gets
+/// at least half of its share while all of them want more.
+#[test]
+fn contract_14_every_uid_gets_its_share() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can start processes of other uids");
+        return;
+    }
+    let uids = [4242, 4343, 4444, 4545];
+    let allow: Vec<_> = uids.iter().map(|uid| format!("\"uid:{uid}\"")).collect();
+    let (provider, broker) = world_with(BrokerFile {
+        broker: format!("socket_mode = \"0666\"\nallow = [{}]", allow.join(", ")),
+        tail: "[[limit]]\nendpoint = \"local\"\nrequests_per_minute = 1800".into(),
+        ..BrokerFile::default()
+    });
+    // The first uid asks with three processes of many threads, the others with one of two.
+    let mut crew = Crew(Vec::new());
+    let mut uid_of = HashMap::new();
+    for (uid, threads) in [(0, 16), (0, 16), (0, 16), (1, 2), (2, 2), (3, 2)] {
+        let mut command = child_of("greedy_process", &threads.to_string(), &broker.socket());
+        command.uid(uids[uid]).gid(uids[uid]).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        uid_of.insert(u64::from(child.id()), uid);
+        crew.0.push(child);
+    }
+    // Which uid a request came from: its correlation id begins with the number of its process.
+    let process = |id: &str| id.split_once('-').and_then(|(process, _)| process.parse().ok());
+    let arrived = || -> Vec<usize> {
+        let uid = |id: &str| process(id).and_then(|process: u64| uid_of.get(&process).copied());
+        provider.log().iter().filter_map(|record| uid(record.id())).collect()
+    };
+    let counts = |arrived: &[usize]| {
+        let mut counts = [0u64; 4];
+        arrived.iter().for_each(|uid| counts[*uid] += 1);
+        counts
+    };
+    eventually("every uid is served", || counts(&arrived()).iter().all(|count| *count > 2));
+    let before = arrived().len();
+    eventually("a hundred more are served", || arrived().len() >= before + 100);
+    let contended = counts(&arrived()[before..]);
+    drop(crew);
+    let sum: u64 = contended.iter().sum();
+    for count in contended {
+        assert!(count * 2 * 4 >= sum, "{contended:?} of {sum}");
+    }
+    at_rest(&broker);
+}
+
+/// Not a test by itself: a process whose threads ask without a pause until it is killed.
+#[test]
+fn greedy_process() {
+    let Some(script) = child_script() else { return };
+    let client = Client::new().unwrap();
+    let ask = |_| {
+        let client = client.clone();
+        thread::spawn(move || {
+            loop {
+                Plan::new(tokens(1)).run(&client);
+            }
+        })
+    };
+    let threads: Vec<_> = (0..script.parse().unwrap()).map(ask).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Child processes that end with the test, however it ends.
+struct Crew(Vec<Child>);
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ringmain_broker::counters::{
     CountersError, EndpointRow, LimitRow, SessionRow, Snapshot, State, segment_name,
 };
+use ringmain_policy::breaker::BreakerState;
 use ringmain_wire::Code;
 use serde_json::{Value, json};
 
@@ -100,13 +101,15 @@ fn print(out: &mut impl Write, socket: &std::path::Path, counts: &Snapshot) -> i
     writeln!(out)?;
     writeln!(
         out,
-        "{:<24} {:>10} {:>10} {:>10} {:>10}",
-        "endpoint", "requests", "answers", "opened", "reused"
+        "{:<24} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "endpoint", "requests", "answers", "opened", "reused", "retries", "breaker"
     )?;
     for row in &counts.endpoints {
         let (opened, reused) = (row.connections_opened, row.connections_reused);
         let (name, requests, answers) = (&row.name, row.requests, row.answers);
-        writeln!(out, "{name:<24} {requests:>10} {answers:>10} {opened:>10} {reused:>10}")?;
+        let (retries, breaker) = (row.health.retries, breaker_word(row.health.breaker));
+        write!(out, "{name:<24} {requests:>10} {answers:>10} {opened:>10} {reused:>10} ")?;
+        writeln!(out, "{retries:>10} {breaker:>10}")?;
     }
     print_limits(out, &counts.limits)?;
     print_sessions(out, counts)?;
@@ -161,6 +164,14 @@ fn print_codes(out: &mut impl Write, title: &str, codes: &[(Code, u64)]) -> io::
     Ok(())
 }
 
+fn breaker_word(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half open",
+    }
+}
+
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
@@ -188,6 +199,11 @@ fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
             "answers": row.answers,
             "connections_opened": row.connections_opened,
             "connections_reused": row.connections_reused,
+            "breaker": breaker_word(row.health.breaker),
+            "breaker_opened": row.health.breaker_opened,
+            "retries": row.health.retries,
+            "latency_us": row.health.latency_us,
+            "pending": row.health.pending,
         })
     };
     let session = |row: &SessionRow| {

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
+use ringmain_broker::rules::EndpointRules;
 use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
 
-use super::KeyFolder;
 use super::section::Section;
+use super::{KeyFolder, attempt};
 
 /// One upstream address and its credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct EndpointSection {
     pub http2: Http2,
     /// Longest time for a connection.
     pub connect_timeout: Option<Duration>,
+    /// Its time limits, breaker and retry budget.
+    pub rules: EndpointRules,
 }
 
 impl EndpointSection {
@@ -47,9 +50,10 @@ impl EndpointSection {
         !is_local && !matches!(self.key, KeySource::None)
     }
 
-    /// Whether both say the same, wherever they stand in their files.
+    /// Whether both say the same of its connections, wherever they stand in their files.
     pub fn is_same(&self, other: &EndpointSection) -> bool {
-        let moved = EndpointSection { key_line: other.key_line, ..self.clone() };
+        let EndpointSection { key_line, rules, .. } = *other;
+        let moved = EndpointSection { key_line, rules, ..self.clone() };
         moved == *other
     }
 }
@@ -100,6 +104,7 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
         stored: stored.map(|at| at.value).unwrap_or_default(),
         http2: http2.map(|at| at.value).unwrap_or_default(),
         connect_timeout: table.duration("connect_timeout"),
+        rules: attempt::read_endpoint_rules(&mut table),
     };
     table.finish();
     endpoint

@@ -1,5 +1,6 @@
 //! The configuration file: TOML in, one typed value or every fault out.
 
+mod attempt;
 mod broker;
 mod endpoint;
 mod http;
@@ -22,6 +23,7 @@ use ringmain_policy::{ExchangeLimits, LimitRule, QueueBounds, Quotas};
 use thiserror::Error;
 use toml::de::DeTable;
 
+pub use attempt::RetrySection;
 pub use broker::BrokerSection;
 pub use endpoint::EndpointSection;
 pub use identity::Identity;
@@ -46,6 +48,8 @@ pub struct Config {
     pub broker: BrokerSection,
     /// How long each part of an exchange may take.
     pub limits: ExchangeLimits,
+    /// How often and how long requests are tried, where a route does not say.
+    pub retry: RetrySection,
     /// How much one uid may hold.
     pub quota: Quotas,
     /// How many requests may wait for their limits.
@@ -127,6 +131,7 @@ fn read_root(mut root: Section<'_>, path: &Path) -> Config {
     let broker = root.table("broker").map(BrokerSection::read).unwrap_or_default();
     let limits = root.table("limits").map(limits::read_limits).unwrap_or_default();
     let quota = root.table("quota").map(limits::read_quota).unwrap_or_default();
+    let retry = root.table("retry").map(RetrySection::read).unwrap_or_default();
     let queue = root.table("queue").map(rates::read_queue).unwrap_or_default();
     let http = http::read(root.table("http"), root.tables("client"), &broker, &limits);
     let anchor = KeyFolder::of(path);
@@ -147,7 +152,7 @@ fn read_root(mut root: Section<'_>, path: &Path) -> Config {
     let rates = rates::read_limits(root.tables("limit"), &endpoints, &routes);
     root.finish();
     let path = path.to_owned();
-    Config { path, broker, limits, quota, queue, rates, http, endpoints, producers, routes }
+    Config { path, broker, limits, retry, quota, queue, rates, http, endpoints, producers, routes }
 }
 
 /// The folder from which relative key files are read: that of the service manager's credentials

@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use ringmain_broker::Server;
+use ringmain_broker::routes::TARGETS_MAX;
+use ringmain_broker::rules::RouteRules;
 use ringmain_wire::limits::ROUTE_BYTES_MAX;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::attempt::{self, RetrySection};
 use super::broker::read_allow;
 use super::endpoint::{EndpointSection, check_name};
 use super::identity::Identity;
@@ -22,6 +25,10 @@ pub struct RouteSection {
     pub targets: Vec<Target>,
     /// Who may use it; `None`: whoever may attach.
     pub allow: Option<Vec<Identity>>,
+    /// How often and how long its requests are tried.
+    pub retry: RetrySection,
+    /// Its time limits.
+    pub rules: RouteRules,
 }
 
 /// One endpoint or producer of a route.
@@ -31,16 +38,24 @@ pub struct Target {
     pub server: Server,
     /// Its own name for the model, when it differs.
     pub model: Option<String>,
-    /// Share of the requests, relative to the others of the route.
+    /// Share of the requests, relative to the others of its tier.
     pub weight: u32,
+    /// 0 for those of `endpoints`; those of `fallback` follow, one by one.
+    pub tier: u16,
 }
 
 impl RouteSection {
     /// The route of a file with one endpoint and no route.
     pub(super) fn everything(endpoint: &EndpointSection) -> RouteSection {
         let server = Server::Endpoint(endpoint.name.clone());
-        let target = Target { server, model: None, weight: 1 };
-        RouteSection { model: "*".to_owned(), targets: vec![target], allow: None }
+        let target = Target { server, model: None, weight: 1, tier: 0 };
+        RouteSection {
+            model: "*".to_owned(),
+            targets: vec![target],
+            allow: None,
+            retry: RetrySection::default(),
+            rules: RouteRules::default(),
+        }
     }
 }
 
@@ -61,13 +76,22 @@ pub(super) fn read_all(
                 table.fault(model.span.clone(), "model", "has a route already");
             }
         }
-        let targets = read_targets(&mut table, endpoints);
+        let mut targets = read_targets(&mut table, endpoints);
+        targets.extend(read_fallback(&mut table, endpoints));
+        if targets.len() > TARGETS_MAX {
+            let sentence = format!("has {} targets, at most {TARGETS_MAX}", targets.len());
+            table.fault(table.span(), "endpoints", sentence);
+        }
         let allow = read_allow(&mut table);
+        let retry = table.table("retry").map(RetrySection::read).unwrap_or_default();
+        let rules = attempt::read_route_rules(&mut table);
         table.finish();
         routes.push(RouteSection {
             model: model.map(|at| at.value).unwrap_or_default(),
             targets,
             allow,
+            retry,
+            rules,
         });
     }
     routes
@@ -80,7 +104,8 @@ fn read_targets<'a>(table: &mut Section<'a>, endpoints: &[EndpointSection]) -> V
             Vec::new()
         }
         Some(elements) => {
-            elements.into_iter().filter_map(|value| read_target(table, value, endpoints)).collect()
+            let read = |value| read_target(table, "endpoints", value, endpoints);
+            elements.into_iter().filter_map(read).collect()
         }
         None if table.has("endpoints") => Vec::new(),
         None => {
@@ -90,17 +115,26 @@ fn read_targets<'a>(table: &mut Section<'a>, endpoints: &[EndpointSection]) -> V
     }
 }
 
+/// Those to ask, one after the other, when those of `endpoints` are resting or have failed.
+fn read_fallback<'a>(table: &mut Section<'a>, endpoints: &[EndpointSection]) -> Vec<Target> {
+    let elements = table.list("fallback").unwrap_or_default();
+    let read = |value| read_target(table, "fallback", value, endpoints);
+    let targets = elements.into_iter().filter_map(read).zip(1..);
+    targets.map(|(target, tier)| Target { tier, ..target }).collect()
+}
+
 fn read_target<'a>(
     table: &Section<'a>,
+    key: &'static str,
     value: &'a Spanned<DeValue<'a>>,
     endpoints: &[EndpointSection],
 ) -> Option<Target> {
     if value.get_ref().as_table().is_none() {
         let sentence = wrong_type("a table such as { name = \"local\" }", value);
-        table.fault(value.span(), "endpoints", sentence);
+        table.fault(value.span(), key, sentence);
         return None;
     }
-    let mut target = table.inner("endpoints", value)?;
+    let mut target = table.inner(key, value)?;
     let server = read_server(&mut target, endpoints);
     let model = target.parsed("model", |text| check_model(text).map(|()| text.to_owned()));
     let weight = target.integer("weight", 1..=1_000_000);
@@ -109,6 +143,7 @@ fn read_target<'a>(
         server: server?,
         model: model.map(|at| at.value),
         weight: weight.map_or(1, |weight| weight as u32),
+        tier: 0,
     })
 }
 

@@ -16,7 +16,7 @@ use crate::attempt::health::{Condition, Health};
 use crate::rules::{EndpointRules, RouteRules, Rules};
 
 /// Most targets of a route: one bit each in the set of those that were tried.
-pub(crate) const TARGETS_MAX: usize = 64;
+pub const TARGETS_MAX: usize = 64;
 
 /// A model name and the endpoints that serve it, as configured.
 #[derive(Clone, Debug)]

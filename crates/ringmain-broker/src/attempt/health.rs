@@ -65,11 +65,6 @@ impl Health {
         &self.rules
     }
 
-    /// Whether there would be leave for a request.
-    pub fn would_leave(&self, now_ns: u64) -> bool {
-        self.state.lock().breaker.would_leave(now_ns)
-    }
-
     /// Leave for a request, which pays into the budget if it is the first attempt and is paid from
     /// it if it is not. Else the time when to ask again.
     pub fn leave(self: &Arc<Self>, is_retry: bool, now_ns: u64) -> Result<Running, Duration> {

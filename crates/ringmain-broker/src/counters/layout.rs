@@ -16,13 +16,14 @@ use ringmain_wire::Code;
 use ringmain_wire::head::cut;
 use thiserror::Error;
 
+use super::health::EndpointHealth;
 use super::limits::{LIMIT_ROWS, LimitRow, RawLimit};
 
 /// Counts that are not 0, by code.
 type Counts = Vec<(Code, u64)>;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"RGMNCNT\0");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Words of a table by code; every code number is below.
 pub(super) const CODES: usize = 128;
 /// Most endpoints listed.
@@ -110,6 +111,8 @@ pub struct EndpointRow {
     pub requests: u64,
     /// Answers whose head arrived.
     pub answers: u64,
+    /// How well it does.
+    pub health: EndpointHealth,
 }
 
 /// One session.
@@ -170,6 +173,7 @@ struct RawHeader {
 struct RawEndpoint {
     name: [u8; NAME_BYTES],
     counts: [u64; 4],
+    health: [u64; 5],
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -265,14 +269,15 @@ impl EndpointRow {
         name[..text.len()].copy_from_slice(text);
         let counts =
             [self.connections_opened, self.connections_reused, self.requests, self.answers];
-        RawEndpoint { name, counts }
+        RawEndpoint { name, counts, health: self.health.words() }
     }
 
     fn of(raw: &RawEndpoint) -> EndpointRow {
         let end = raw.name.iter().position(|b| *b == 0).unwrap_or(NAME_BYTES);
         let [connections_opened, connections_reused, requests, answers] = raw.counts;
         let name = String::from_utf8_lossy(&raw.name[..end]).into_owned();
-        EndpointRow { name, connections_opened, connections_reused, requests, answers }
+        let health = EndpointHealth::of_words(raw.health);
+        EndpointRow { name, connections_opened, connections_reused, requests, answers, health }
     }
 }
 
@@ -378,6 +383,7 @@ mod tests {
             connections_reused: 2 * n,
             requests: 3,
             answers: 4,
+            health: EndpointHealth::of_words([n, 5, 6, 7, 8]),
         };
         let session =
             |n: u64| SessionRow { session: n, uid: 1000, pid: 7, exchanges: 1, exchanges_total: n };

@@ -6,6 +6,7 @@
 //! into the copy ([`Snapshot::read`]); what a killed broker left behind still tells its last
 //! state.
 
+mod health;
 mod layout;
 mod limits;
 mod live;
@@ -15,6 +16,7 @@ mod segment;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use health::EndpointHealth;
 pub use layout::{CountersError, EndpointRow, SessionRow, Snapshot, State};
 pub use limits::LimitRow;
 pub(crate) use live::Live;

@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ringmain_upstream::Endpoint;
 use tokio::time::sleep;
 
-use super::{EndpointRow, LimitRow, Segment, SessionRow, Snapshot, State};
+use super::{EndpointHealth, EndpointRow, LimitRow, Segment, SessionRow, Snapshot, State};
+use crate::attempt::health::Condition;
 use crate::broker::Broker;
 use crate::producer::Producer;
+use crate::routes::RouteTable;
 use crate::session::Session;
 
 /// Least time between two writes of the counters.
@@ -54,7 +56,7 @@ impl Broker {
             started_ms: self.started_ms(),
             updated_ms: now.as_millis() as u64,
             sessions: (sessions.len() + producers.len()) as u64,
-            endpoints: self.endpoints().iter().map(|endpoint| endpoint_row(endpoint)).collect(),
+            endpoints: endpoint_rows(&self.routes()),
             session_rows: session_rows(&sessions, &producers),
             limits: self.gate().gauges().into_iter().map(LimitRow::from).collect(),
             ..Snapshot::default()
@@ -64,7 +66,12 @@ impl Broker {
     }
 }
 
-fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
+fn endpoint_rows(routes: &RouteTable) -> Vec<EndpointRow> {
+    let endpoints = routes.endpoints().iter().zip(routes.conditions());
+    endpoints.map(|(endpoint, condition)| endpoint_row(endpoint, &condition)).collect()
+}
+
+fn endpoint_row(endpoint: &Endpoint, condition: &Condition) -> EndpointRow {
     let stats = endpoint.stats();
     EndpointRow {
         name: endpoint.name().to_owned(),
@@ -72,6 +79,7 @@ fn endpoint_row(endpoint: &Endpoint) -> EndpointRow {
         connections_reused: stats.connections_reused,
         requests: stats.requests,
         answers: stats.answers,
+        health: EndpointHealth::of(condition),
     }
 }
 

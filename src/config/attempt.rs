@@ -1,0 +1,222 @@
+//! How requests are tried: `[retry]`, and what endpoints and routes set for themselves.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ringmain_broker::rules::{EndpointRules, RouteRules};
+use ringmain_policy::breaker::BreakerRule;
+use ringmain_policy::budget::BudgetRule;
+use ringmain_policy::retry::RetryPolicy;
+use ringmain_policy::timeouts::{AdaptiveRule, LimitChanges};
+
+use super::section::Section;
+
+/// More attempts than this only multiply a provider's trouble.
+const ATTEMPTS: RangeInclusive<u64> = 1..=16;
+/// Failures in a row, and requests of a window.
+const COUNTS: RangeInclusive<u64> = 0..=1_000_000;
+/// Shares.
+const PERCENT: RangeInclusive<u64> = 0..=100;
+
+/// What `[retry]` or the `retry` of a route says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetrySection {
+    /// Attempts in all.
+    pub attempts: Option<u32>,
+    /// Longest wait between attempts, in total.
+    pub wait: Option<Duration>,
+}
+
+impl RetrySection {
+    /// Reads the table.
+    pub(super) fn read(mut table: Section<'_>) -> RetrySection {
+        let attempts = table.integer("attempts", ATTEMPTS).map(|attempts| attempts as u32);
+        let section = RetrySection { attempts, wait: table.duration("wait") };
+        table.finish();
+        section
+    }
+
+    /// What this says, and what `others` says elsewhere.
+    #[must_use]
+    pub fn or(self, others: RetrySection) -> RetrySection {
+        RetrySection {
+            attempts: self.attempts.or(others.attempts),
+            wait: self.wait.or(others.wait),
+        }
+    }
+
+    /// The policy of a route with this many targets: each of them is tried at least once unless the
+    /// number of attempts is set.
+    pub fn policy(&self, targets: usize) -> RetryPolicy {
+        let usual = RetryPolicy::default();
+        // Bound: what a configuration may set.
+        let least = targets.min(*ATTEMPTS.end() as usize) as u32;
+        RetryPolicy {
+            attempts: self.attempts.unwrap_or(usual.attempts.max(least)),
+            wait: self.wait.unwrap_or(usual.wait),
+            ..usual
+        }
+    }
+}
+
+/// Reads `timeouts`, `breaker` and `retry_budget` of an endpoint.
+pub(super) fn read_endpoint_rules(table: &mut Section<'_>) -> EndpointRules {
+    EndpointRules {
+        limits: table.table("timeouts").map(read_timeouts).unwrap_or_default(),
+        breaker: table.table("breaker").map(read_breaker).unwrap_or_default(),
+        budget: table.table("retry_budget").map(read_budget).unwrap_or_default(),
+    }
+}
+
+/// Reads `timeouts` and `adaptive` of a route.
+pub(super) fn read_route_rules(table: &mut Section<'_>) -> RouteRules {
+    RouteRules {
+        limits: table.table("timeouts").map(read_timeouts).unwrap_or_default(),
+        retry: None,
+        adaptive: table.table("adaptive").map(read_adaptive),
+    }
+}
+
+fn read_timeouts(mut table: Section<'_>) -> LimitChanges {
+    let limits = LimitChanges {
+        write: limit(&mut table, "write"),
+        head: limit(&mut table, "head"),
+        first_content: limit(&mut table, "first_content"),
+        idle: limit(&mut table, "idle"),
+        total: limit(&mut table, "total"),
+        slow_consumer: limit(&mut table, "slow_consumer"),
+    };
+    table.finish();
+    limits
+}
+
+fn read_breaker(mut table: Section<'_>) -> BreakerRule {
+    let usual = BreakerRule::default();
+    let count = |table: &mut Section<'_>, key, usual: u32| {
+        table.integer(key, COUNTS).map_or(usual, |count| count as u32)
+    };
+    let rule = BreakerRule {
+        failures: count(&mut table, "failures", usual.failures),
+        percent: table.integer("percent", PERCENT).map_or(usual.percent, |share| share as u32),
+        requests_min: count(&mut table, "requests_min", usual.requests_min),
+        window: limit(&mut table, "window").unwrap_or(usual.window),
+        open: limit(&mut table, "open").unwrap_or(usual.open),
+        open_max: limit(&mut table, "open_max").unwrap_or(usual.open_max),
+    };
+    table.finish();
+    rule
+}
+
+fn read_budget(mut table: Section<'_>) -> BudgetRule {
+    let usual = BudgetRule::default();
+    let floor = table.integer("floor_per_s", 0..=1_000_000);
+    let rule = BudgetRule {
+        percent: table.integer("percent", PERCENT).map_or(usual.percent, |share| share as u32),
+        floor_per_s: floor.map_or(usual.floor_per_s, |floor| floor as u32),
+    };
+    table.finish();
+    rule
+}
+
+fn read_adaptive(mut table: Section<'_>) -> AdaptiveRule {
+    let usual = AdaptiveRule::default();
+    let samples = table.integer("samples", 1..=1024);
+    let rule = AdaptiveRule {
+        floor: limit(&mut table, "floor").unwrap_or(usual.floor),
+        ceiling: limit(&mut table, "ceiling").unwrap_or(usual.ceiling),
+        samples_min: samples.map_or(usual.samples_min, |samples| samples as u32),
+    };
+    if rule.floor > rule.ceiling {
+        table.fault_at("floor", "is longer than `ceiling`");
+    }
+    table.finish();
+    rule
+}
+
+/// A duration that is not zero.
+fn limit(table: &mut Section<'_>, key: &'static str) -> Option<Duration> {
+    let given = table.duration(key)?;
+    if given.is_zero() {
+        table.fault_at(key, "is zero: nothing could ever be in time");
+        return None;
+    }
+    Some(given)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::Config;
+    use super::*;
+
+    fn parse(source: &str) -> Result<Config, String> {
+        let config = Config::parse(Path::new("/etc/ringmain/ringmain.toml"), source);
+        config.map_err(|error| error.to_string())
+    }
+
+    const TRIED: &str = r#"
+[retry]
+attempts = 4
+
+[[endpoint]]
+name = "a"
+base_url = "http://127.0.0.1/v1"
+timeouts = { head = "10s", total = "1m" }
+breaker = { failures = 0, open = "1s" }
+retry_budget = { percent = 10 }
+
+[[endpoint]]
+name = "b"
+base_url = "http://127.0.0.2/v1"
+
+[[route]]
+model = "tiny"
+endpoints = [{ name = "a" }]
+fallback = [{ name = "b", model = "other" }, { name = "a", model = "small" }]
+retry = { wait = "5s" }
+timeouts = { idle = "3s" }
+adaptive = { floor = "2s", samples = 50 }
+"#;
+
+    #[test]
+    fn rules_of_endpoints_and_routes_are_read() {
+        let config = parse(TRIED).unwrap();
+        let [a, b] = &config.endpoints[..] else { panic!("{:?}", config.endpoints) };
+        assert_eq!(a.rules.limits.head, Some(Duration::from_secs(10)));
+        assert_eq!((a.rules.breaker.failures, a.rules.breaker.percent), (0, 50));
+        assert_eq!(a.rules.budget, BudgetRule { percent: 10, ..BudgetRule::default() });
+        assert_eq!(b.rules, EndpointRules::default());
+        let route = &config.routes[0];
+        let tiers: Vec<_> = route.targets.iter().map(|target| target.tier).collect();
+        assert_eq!(tiers, [0, 1, 2]);
+        let policy = route.retry.or(config.retry).policy(route.targets.len());
+        assert_eq!((policy.attempts, policy.wait), (4, Duration::from_secs(5)));
+        assert_eq!(route.rules.limits.idle, Some(Duration::from_secs(3)));
+        let adaptive = route.rules.adaptive.unwrap();
+        assert_eq!((adaptive.floor, adaptive.samples_min), (Duration::from_secs(2), 50));
+    }
+
+    #[test]
+    fn every_target_is_tried_unless_the_attempts_are_set() {
+        let attempts = |section: RetrySection, targets| section.policy(targets).attempts;
+        assert_eq!(attempts(RetrySection::default(), 1), 3);
+        assert_eq!(attempts(RetrySection::default(), 5), 5);
+        assert_eq!(attempts(RetrySection::default(), 60), 16);
+        assert_eq!(attempts(RetrySection { attempts: Some(1), wait: None }, 5), 1);
+    }
+
+    #[test]
+    fn faulty_rules_are_named() {
+        let fault = |lines: &str| {
+            let endpoint = "[[endpoint]]\nname = \"a\"\nbase_url = \"http://h/v1\"\n";
+            parse(&format!("{endpoint}{lines}\n")).unwrap_err()
+        };
+        let zero = fault("timeouts = { idle = \"0s\" }");
+        assert!(zero.contains("idle") && zero.contains("nothing could ever be in time"), "{zero}");
+        let unknown = fault("breaker = { failure = 3 }");
+        assert!(unknown.contains("failures"), "the nearest key: {unknown}");
+        let many = fault("[retry]\nattempts = 17");
+        assert!(many.contains("between 1 and 16"), "{many}");
+    }
+}

@@ -108,6 +108,7 @@ fn endpoint_config(section: &EndpointSection) -> EndpointConfig {
     if let Some(limit) = section.connect_timeout {
         endpoint.connect_timeout = limit;
     }
+    section.pool.apply(&mut endpoint);
     endpoint
 }
 

@@ -11,6 +11,7 @@ use ringmain_broker::counters::{
     CountersError, EndpointRow, LimitRow, SessionRow, Snapshot, State, segment_name,
 };
 use ringmain_policy::breaker::BreakerState;
+use ringmain_upstream::{Cause, PoolGauges};
 use ringmain_wire::Code;
 use serde_json::{Value, json};
 
@@ -112,6 +113,7 @@ fn print(out: &mut impl Write, socket: &std::path::Path, counts: &Snapshot) -> i
         writeln!(out, "{retries:>10} {breaker:>10}")?;
     }
     print_limits(out, &counts.limits)?;
+    print_pools(out, counts)?;
     print_sessions(out, counts)?;
     print_codes(out, "refused", &counts.refusals)?;
     print_codes(out, "failed", &counts.failures)
@@ -130,6 +132,27 @@ fn print_limits(out: &mut impl Write, limits: &[LimitRow]) -> io::Result<()> {
         let LimitRow { name, in_flight, waiting, refused, .. } = row;
         write!(out, "{name:<24} {requests:>10} {tokens:>10} ")?;
         writeln!(out, "{in_flight:>10} {waiting:>10} {refused:>10}")?;
+    }
+    Ok(())
+}
+
+/// The connections of each endpoint that has had some, and why those that went have gone.
+fn print_pools(out: &mut impl Write, counts: &Snapshot) -> io::Result<()> {
+    let used = counts.endpoints.iter().filter(|row| row.pool.opened > 0);
+    for (at, EndpointRow { name, pool, .. }) in used.enumerate() {
+        if at == 0 {
+            writeln!(out)?;
+            let heads = ["open", "in use", "streams", "waiting"];
+            let heads = heads.map(|head| format!("{head:>10}")).join(" ");
+            writeln!(out, "{:<24} {heads}  gone", "connections")?;
+        }
+        let (open, in_use) = (pool.open, pool.in_use);
+        let (streams, waiting) = (pool.streams, pool.waiting);
+        write!(out, "{name:<24} {open:>10} {in_use:>10} {streams:>10} {waiting:>10}  ")?;
+        let gone = Cause::ALL.map(|cause| (cause.name(), pool.retired(cause)));
+        let gone = gone.iter().filter(|(_, count)| *count > 0);
+        let gone: Vec<_> = gone.map(|(cause, count)| format!("{cause} {count}")).collect();
+        writeln!(out, "{}", if gone.is_empty() { "none".to_owned() } else { gone.join(", ") })?;
     }
     Ok(())
 }
@@ -188,6 +211,22 @@ fn up(ms: u64) -> String {
     }
 }
 
+fn pool_json(pool: &PoolGauges) -> Value {
+    let gone = Cause::ALL.map(|cause| (cause.name().to_owned(), json!(pool.retired(cause))));
+    json!({
+        "open": pool.open,
+        "idle": pool.idle,
+        "in_use": pool.in_use,
+        "streams": pool.streams,
+        "waiting": pool.waiting,
+        "opened": pool.opened,
+        "reused": pool.reused,
+        "retired": gone.into_iter().collect::<Value>(),
+        "full_handshakes": pool.full_handshakes,
+        "resumed_handshakes": pool.resumed_handshakes,
+    })
+}
+
 fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
     let codes = |codes: &[(Code, u64)]| -> Value {
         codes.iter().map(|(code, count)| (code.name().to_owned(), json!(count))).collect()
@@ -199,6 +238,7 @@ fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
             "answers": row.answers,
             "connections_opened": row.connections_opened,
             "connections_reused": row.connections_reused,
+            "pool": pool_json(&row.pool),
             "breaker": breaker_word(row.health.breaker),
             "breaker_opened": row.health.breaker_opened,
             "retries": row.health.retries,

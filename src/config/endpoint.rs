@@ -7,6 +7,7 @@ use reqwest::Url;
 use ringmain_broker::rules::EndpointRules;
 use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
 
+use super::pool::PoolSection;
 use super::section::Section;
 use super::{KeyFolder, attempt};
 
@@ -31,6 +32,8 @@ pub struct EndpointSection {
     pub http2: Http2,
     /// Longest time for a connection.
     pub connect_timeout: Option<Duration>,
+    /// Its connections.
+    pub pool: PoolSection,
     /// Its time limits, breaker and retry budget.
     pub rules: EndpointRules,
 }
@@ -104,6 +107,7 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
         stored: stored.map(|at| at.value).unwrap_or_default(),
         http2: http2.map(|at| at.value).unwrap_or_default(),
         connect_timeout: table.duration("connect_timeout"),
+        pool: PoolSection::read(&mut table, keys),
         rules: attempt::read_endpoint_rules(&mut table),
     };
     table.finish();
@@ -138,6 +142,12 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
 }
 
 fn parse_base_url(text: &str) -> Result<String, String> {
+    if let Some(socket) = text.strip_prefix("unix:") {
+        return match socket.starts_with('/') {
+            true => Ok(text.to_owned()),
+            false => Err(format!("{text:?} is not of the form \"unix:/run/server.sock:/v1\"")),
+        };
+    }
     let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
     // The text may hold a password: it is not repeated in the sentence.
     if !url.username().is_empty() || url.password().is_some() {
@@ -149,7 +159,7 @@ fn parse_base_url(text: &str) -> Result<String, String> {
             Err(format!("{text:?} has a query or a fragment"))
         }
         "http" | "https" => Ok(text.trim_end_matches('/').to_owned()),
-        scheme => Err(format!("begins with {scheme:?}, which is neither http nor https")),
+        scheme => Err(format!("begins with {scheme:?}, which is neither http, https nor unix")),
     }
 }
 
@@ -179,10 +189,10 @@ fn parse_stored(text: &str) -> Result<Stored, String> {
 
 fn parse_http2(text: &str) -> Result<Http2, String> {
     match text {
-        "auto" => Ok(Http2::Negotiated),
-        "always" => Ok(Http2::PriorKnowledge),
+        "negotiated" => Ok(Http2::Negotiated),
+        "prior-knowledge" => Ok(Http2::PriorKnowledge),
         "off" => Ok(Http2::Off),
-        _ => Err(format!("{text:?} is not one of \"auto\", \"always\" and \"off\"")),
+        _ => Err(format!("{text:?} is not one of \"negotiated\", \"prior-knowledge\" and \"off\"")),
     }
 }
 

@@ -6,6 +6,7 @@ mod endpoint;
 mod http;
 mod identity;
 mod limits;
+mod pool;
 mod producer;
 mod rates;
 mod report;

@@ -47,7 +47,7 @@ dialect = "openai"
 key_file = "keys/local"
 usage = "off"
 stored = "shared"
-http2 = "always"
+http2 = "prior-knowledge"
 connect_timeout = "250ms"
 
 [[endpoint]]

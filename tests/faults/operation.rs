@@ -139,7 +139,7 @@ fn key_never_leaves_but_for_the_provider() {
 /// HTTP/2 has header tables, and a log of frames.
 #[test]
 fn key_never_leaves_but_for_the_provider_over_http2() {
-    key_never_leaves("always");
+    key_never_leaves("prior-knowledge");
 }
 
 fn key_never_leaves(http2: &str) {

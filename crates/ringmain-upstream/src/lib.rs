@@ -35,6 +35,8 @@ pub use config::{
     UsageSplice,
 };
 pub use decode::{Decoder, DecoderConfig, Piece, Verdict};
-pub use endpoint::{Endpoint, EndpointError, EndpointStats, FreshKey};
+pub use endpoint::{
+    Endpoint, EndpointError, EndpointStats, FreshKey, Health, check_header, check_probe,
+};
 pub use error::UpstreamError;
 pub use pool::{Cause, PoolGauges};

@@ -12,6 +12,7 @@
 use std::io;
 
 use bytemuck::{Pod, Zeroable};
+use ringmain_upstream::PoolGauges;
 use ringmain_wire::Code;
 use ringmain_wire::head::cut;
 use thiserror::Error;
@@ -111,6 +112,8 @@ pub struct EndpointRow {
     pub requests: u64,
     /// Answers whose head arrived.
     pub answers: u64,
+    /// Its connections.
+    pub pool: PoolGauges,
     /// How well it does.
     pub health: EndpointHealth,
 }
@@ -173,6 +176,7 @@ struct RawHeader {
 struct RawEndpoint {
     name: [u8; NAME_BYTES],
     counts: [u64; 4],
+    pool: [u64; PoolGauges::WORDS],
     health: [u64; 5],
 }
 
@@ -269,15 +273,22 @@ impl EndpointRow {
         name[..text.len()].copy_from_slice(text);
         let counts =
             [self.connections_opened, self.connections_reused, self.requests, self.answers];
-        RawEndpoint { name, counts, health: self.health.words() }
+        RawEndpoint { name, counts, pool: self.pool.to_words(), health: self.health.words() }
     }
 
     fn of(raw: &RawEndpoint) -> EndpointRow {
         let end = raw.name.iter().position(|b| *b == 0).unwrap_or(NAME_BYTES);
         let [connections_opened, connections_reused, requests, answers] = raw.counts;
         let name = String::from_utf8_lossy(&raw.name[..end]).into_owned();
-        let health = EndpointHealth::of_words(raw.health);
-        EndpointRow { name, connections_opened, connections_reused, requests, answers, health }
+        EndpointRow {
+            name,
+            connections_opened,
+            connections_reused,
+            requests,
+            answers,
+            pool: PoolGauges::from_words(raw.pool),
+            health: EndpointHealth::of_words(raw.health),
+        }
     }
 }
 
@@ -383,6 +394,7 @@ mod tests {
             connections_reused: 2 * n,
             requests: 3,
             answers: 4,
+            pool: PoolGauges::from_words([n; PoolGauges::WORDS]),
             health: EndpointHealth::of_words([n, 5, 6, 7, 8]),
         };
         let session =

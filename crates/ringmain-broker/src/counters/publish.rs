@@ -79,6 +79,7 @@ fn endpoint_row(endpoint: &Endpoint, condition: &Condition) -> EndpointRow {
         connections_reused: stats.connections_reused,
         requests: stats.requests,
         answers: stats.answers,
+        pool: endpoint.gauges(),
         health: EndpointHealth::of(condition),
     }
 }

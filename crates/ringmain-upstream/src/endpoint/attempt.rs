@@ -16,8 +16,9 @@ use crate::error::UpstreamError;
 use crate::pool::Lease;
 use crate::splice::{Spliced, Wanted, splice};
 
-/// Most connections that may end just as they are to take the request.
-const SPENT_MAX: u32 = 3;
+/// Most connections that may turn out to have no place for the request: they end just as they are
+/// to take it, or take fewer streams than was known.
+const ROUNDS_MAX: u32 = 3;
 
 /// A body as it goes out.
 struct Sending {
@@ -42,8 +43,8 @@ impl Endpoint {
     ) -> Result<(Answer, bool), UpstreamError> {
         call.progress.restart(Phase::Connecting);
         self.requests.fetch_add(1, Relaxed);
-        let mut spent = 0;
-        // Bound: `SPENT_MAX` connections, and one more.
+        let mut rounds = 0;
+        // Bound: `ROUNDS_MAX` connections, and one more.
         loop {
             let sending = self.prepare(call, usage)?;
             let outline = sending.outline;
@@ -59,15 +60,19 @@ impl Endpoint {
                 }
                 Err(error) => error,
             };
-            match failure::is_refused_stream(&error) {
-                true => lease.refused(),
-                false => lease.failed(failure::of_connection(&error)),
-            }
-            spent += 1;
-            if !failure::is_spent(&error) || spent > SPENT_MAX {
+            let may_go_on = if failure::is_refused_stream(&error) {
+                lease.refused()
+            } else {
+                lease.failed(failure::of_connection(&error));
+                failure::is_spent(&error)
+            };
+            rounds += 1;
+            if !may_go_on || rounds > ROUNDS_MAX {
                 return Err(failure::of_send(error, &self.config.name, &call.progress));
             }
-            // Nothing was sent: another connection takes the request.
+            // Those that were refused together are counted before one of them goes on.
+            tokio::task::yield_now().await;
+            // Nothing was processed: another connection takes the request.
             call.progress.again();
         }
     }
@@ -113,6 +118,9 @@ impl Endpoint {
         let mut request = Request::new(head::method(call.head), url);
         *request.headers_mut() = head::request_headers(call.head, has_body);
         head::complete(request.headers_mut(), self.config.dialect);
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name, value.clone());
+        }
         // HTTP/2 sends the head before it asks for the body.
         let is_blind = sending.outline.body_bytes == 0 || lease.may_speak_http2();
         if is_blind && !call.progress.reach(Phase::Blind) {

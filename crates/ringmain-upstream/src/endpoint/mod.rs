@@ -4,14 +4,21 @@ mod address;
 mod attempt;
 pub(crate) mod failure;
 mod head;
+mod header;
+mod probe;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
+use tokio::runtime::Handle;
+
+pub use header::check_header;
+pub use probe::{Health, check_probe};
 
 use crate::answer::{Answer, AnswerBody};
 use crate::body::Witness;
@@ -39,6 +46,10 @@ pub struct Endpoint {
     requests: AtomicU64,
     answers: AtomicU64,
     witness: OnceLock<Witness>,
+    /// Sent with every request.
+    headers: HeaderMap,
+    pulse: probe::Pulse,
+    is_probed: AtomicBool,
 }
 
 /// A key that was read and is not yet in use.
@@ -67,12 +78,12 @@ pub enum EndpointError {
         /// What is wrong.
         source: KeyError,
     },
-    /// The HTTP client could not be built.
-    #[error("endpoint {endpoint}: the HTTP client could not be built: {reason}")]
+    /// No connection could be made as it is configured.
+    #[error("endpoint {endpoint}: {reason}")]
     Client {
         /// Name of the endpoint.
         endpoint: String,
-        /// What it said.
+        /// What is wrong.
         reason: String,
     },
 }
@@ -99,8 +110,9 @@ impl Endpoint {
     pub fn new(config: EndpointConfig) -> Result<Endpoint, EndpointError> {
         let address::Address { base, unix } = address::check(&config)?;
         let credential = load_key(&config)?;
-        let pool = Pool::new(&config, &base, unix)
-            .map_err(|reason| EndpointError::Client { endpoint: config.name.clone(), reason })?;
+        let client = |reason| EndpointError::Client { endpoint: config.name.clone(), reason };
+        let headers = header::fields(&config.headers).map_err(client)?;
+        let pool = Pool::new(&config, &base, unix).map_err(client)?;
         Ok(Endpoint {
             config,
             base,
@@ -110,6 +122,9 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             witness: OnceLock::new(),
+            headers,
+            pulse: probe::Pulse::default(),
+            is_probed: AtomicBool::new(false),
         })
     }
 
@@ -156,9 +171,21 @@ impl Endpoint {
     }
 
     /// Has its connections kept from now on: those of the floor are made, and made again when they
-    /// are lost. Without it they are from the first request on. Needs a runtime.
-    pub fn start(&self) {
+    /// are lost. Without it they are from the first request on. Has it probed, too, if that is
+    /// configured. Told again it changes nothing; without a runtime it does nothing.
+    pub fn start(self: &Arc<Endpoint>) {
         self.pool.keep();
+        if let Some(probe) = &self.config.probe
+            && Handle::try_current().is_ok()
+            && !self.is_probed.swap(true, Relaxed)
+        {
+            probe::start(self, probe);
+        }
+    }
+
+    /// What the last probe has shown.
+    pub fn health(&self) -> Health {
+        self.pulse.health()
     }
 
     /// Its connections now.

@@ -76,6 +76,50 @@ pub struct PoolGauges {
 }
 
 impl PoolGauges {
+    /// Numbers that [`to_words`](PoolGauges::to_words) gives.
+    pub const WORDS: usize = 16;
+
+    /// All numbers in a fixed order, for a place that other processes read.
+    pub fn to_words(&self) -> [u64; PoolGauges::WORDS] {
+        let [aborted, aged, closed, failed, goaway, idle, surplus] = self.retired;
+        [
+            self.open,
+            self.idle,
+            self.in_use,
+            self.streams,
+            self.waiting,
+            self.opened,
+            self.reused,
+            aborted,
+            aged,
+            closed,
+            failed,
+            goaway,
+            idle,
+            surplus,
+            self.full_handshakes,
+            self.resumed_handshakes,
+        ]
+    }
+
+    /// What [`to_words`](PoolGauges::to_words) gave.
+    pub fn from_words(words: [u64; PoolGauges::WORDS]) -> PoolGauges {
+        let [open, idle, in_use, streams, waiting, opened, reused, retired @ .., full, resumed] =
+            words;
+        PoolGauges {
+            open,
+            idle,
+            in_use,
+            streams,
+            waiting,
+            opened,
+            reused,
+            retired,
+            full_handshakes: full,
+            resumed_handshakes: resumed,
+        }
+    }
+
     /// Connections given up for one cause.
     pub fn retired(&self, cause: Cause) -> u64 {
         self.retired[cause as usize]
@@ -105,5 +149,19 @@ impl Counts {
         for (told, counted) in gauges.retired.iter_mut().zip(&self.retired) {
             *told = counted.load(Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_back() {
+        let words: [u64; PoolGauges::WORDS] = std::array::from_fn(|at| at as u64);
+        let gauges = PoolGauges::from_words(words);
+        assert_eq!(gauges.to_words(), words);
+        assert_eq!((gauges.reused, gauges.retired(Cause::Aborted)), (6, 7));
+        assert!(Cause::ALL.iter().enumerate().all(|(at, cause)| *cause as usize == at));
     }
 }

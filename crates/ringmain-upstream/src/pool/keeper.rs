@@ -63,7 +63,7 @@ impl Shared {
                 slots.collect::<Vec<_>>()
             }
             .into_iter()
-            .filter_map(|id| self.lease(id, None).ok())
+            .filter_map(|id| self.lease((id, None)).ok())
             .collect();
             if leases.is_empty() {
                 return true;

@@ -34,7 +34,8 @@ pub(crate) struct Lease {
     id: SlotId,
     slot: Arc<Slot>,
     end: End,
-    has_served: bool,
+    /// How long the connection was unused before; `None` if it had served nothing yet.
+    unused: Option<Duration>,
     /// Whether anything came back.
     answered: bool,
     /// Kept while the HTTP client may hold something of the request.
@@ -53,9 +54,14 @@ enum End {
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Shared>, id: SlotId, slot: Arc<Slot>, has_served: bool) -> Lease {
+    pub(super) fn new(
+        pool: Arc<Shared>,
+        id: SlotId,
+        slot: Arc<Slot>,
+        unused: Option<Duration>,
+    ) -> Lease {
         let (end, answered, stream) = (End::Unused, false, None);
-        Lease { pool, id, slot, end, has_served, answered, stream }
+        Lease { pool, id, slot, end, unused, answered, stream }
     }
 
     /// The client to send the request with. From here on a drop is an abort.
@@ -95,7 +101,7 @@ impl Lease {
     /// The head of the answer has come.
     pub fn answered(&mut self, head: &reqwest::Response) {
         self.answered = true;
-        if self.has_served {
+        if self.unused.is_some() {
             self.pool.counts.reused.fetch_add(1, Relaxed);
         }
         if self.slot.line.protocol() == Protocol::Http2 {
@@ -134,12 +140,20 @@ impl Lease {
             (None, Protocol::Http2) => End::Done,
             (None, _) => End::Failed(Cause::Failed),
         };
+        // Most likely the server has closed what was unused for too long.
+        if let (Some(Cause::Failed), Some(unused), false) = (cause, self.unused, self.answered)
+            && self.protocol() == Protocol::Http1
+        {
+            self.pool.broke_after(unused);
+        }
     }
 
-    /// The provider refused one stream more: it takes no more than stand there now.
-    pub fn refused(self) {
-        self.pool.refused(self.id);
+    /// The provider refused one stream more; true if it takes no more than stand there now, and
+    /// false if there are none.
+    pub fn refused(self) -> bool {
+        let was_crowded = self.pool.refused(self.id);
         self.failed(None);
+        was_crowded
     }
 
     /// Why the connection takes no further request, if so; and whether it is cut.

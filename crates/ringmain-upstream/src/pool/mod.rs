@@ -48,6 +48,9 @@ use roster::{Bounds, Gone, Pick, Roster, SlotId};
 /// Most requests that wait for a place: as many as one uid may have in flight.
 const WAITING_MAX: usize = 16_384;
 
+/// A number of streams that a server was seen to take at most is doubled after this time.
+const STREAMS_TRUST: Duration = Duration::from_secs(600);
+
 /// The connections of one endpoint. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Shared>);
@@ -83,14 +86,16 @@ struct State {
     /// In order of arrival. Bound: [`WAITING_MAX`].
     waiting: VecDeque<oneshot::Sender<Lease>>,
     idle: IdleLimit,
-    /// Most streams of one connection, as far as is known.
+    /// Most streams of one connection, as far as is known, and when the server last showed it.
     streams: u32,
+    bounded_at: Option<Instant>,
     /// When the keeper looks next.
     looks_at: Option<Instant>,
 }
 
-/// A place that was found for one who waits: the slot, unless its connection is to be made.
-type Grant = (oneshot::Sender<Lease>, SlotId, Option<Arc<Slot>>);
+/// A place that was found: the slot and how long it was unused, unless its connection is to be
+/// made.
+type Place = (SlotId, Option<(Arc<Slot>, Duration)>);
 
 impl Pool {
     /// A pool without a connection; an error is a sentence.
@@ -109,6 +114,7 @@ impl Pool {
             waiting: VecDeque::new(),
             idle: IdleLimit::new(config.idle_timeout),
             streams,
+            bounded_at: None,
             looks_at: None,
         };
         Ok(Pool(Arc::new(Shared {
@@ -170,22 +176,24 @@ impl Shared {
             let idle_max = state.idle.now(now);
             let waiting = state.waiting.len();
             match state.roster.pick(waiting, idle_max, now, &mut gone) {
-                Pick::Place(id, slot) => Ok((id, Some(slot))),
+                Pick::Place(id, slot, unused) => Ok((id, Some((slot, unused)))),
                 Pick::Vacant(id) => Ok((id, None)),
                 Pick::Wait => Err(state.queue(self.slots_max)),
             }
         };
         self.forget(gone);
         match pick {
-            Ok((id, slot)) => Ok(self.lease(id, slot)),
+            Ok(place) => Ok(self.lease(place)),
             Err(turn) => Err(turn),
         }
     }
 
-    fn lease(self: &Arc<Shared>, id: SlotId, slot: Option<Arc<Slot>>) -> Result<Lease, NoPlace> {
-        let has_served = slot.is_some();
-        let slot = slot.map_or_else(|| self.make(id), Ok)?;
-        Ok(Lease::new(self.clone(), id, slot, has_served))
+    fn lease(self: &Arc<Shared>, (id, slot): Place) -> Result<Lease, NoPlace> {
+        let (slot, unused) = match slot {
+            Some((slot, unused)) => (slot, Some(unused)),
+            None => (self.make(id)?, None),
+        };
+        Ok(Lease::new(self.clone(), id, slot, unused))
     }
 
     /// A slot for a connection that is to be made.
@@ -241,15 +249,15 @@ impl Shared {
             (true, false) => self.counts.resumed_handshakes.fetch_add(1, Relaxed),
             (false, _) => 0,
         };
-        self.change(Instant::now(), |state, _| {
-            let places = match protocol {
-                Protocol::Http2 => {
-                    // What the server was seen to take is tried a little further each time.
-                    state.streams = state.streams.saturating_mul(2).min(self.streams_max);
-                    state.streams
-                }
-                _ => 1,
-            };
+        let now = Instant::now();
+        self.change(now, |state, _| {
+            // What the server was seen to take is doubted after a while.
+            let is_old = |at: Instant| now.saturating_duration_since(at) > STREAMS_TRUST;
+            if state.bounded_at.is_some_and(is_old) {
+                state.streams = state.streams.saturating_mul(2).min(self.streams_max);
+                state.bounded_at = Some(now);
+            }
+            let places = if protocol == Protocol::Http2 { state.streams } else { 1 };
             state.roster.opened(id, places);
         });
     }
@@ -271,10 +279,10 @@ impl Shared {
             self.wake.notify_one();
         }
         self.forget(gone);
-        for (turn, id, slot) in grants {
+        for (turn, place) in grants {
             // Who waits no longer leaves the place again, for the next: each such round takes one
             // turn from the queue.
-            if let Ok(lease) = self.lease(id, slot) {
+            if let Ok(lease) = self.lease(place) {
                 let _ = turn.send(lease);
             }
         }
@@ -298,9 +306,15 @@ impl Shared {
         }
     }
 
+    /// A connection broke under its next request after it was unused for so long.
+    fn broke_after(&self, idle: Duration) {
+        self.state.lock().idle.closed(idle, Instant::now());
+    }
+
     /// A connection of this server has room for so many streams.
     fn bound_streams(&self, streams: u32) {
         let mut state = self.state.lock();
+        state.bounded_at = Some(Instant::now());
         if streams < state.streams {
             state.streams = streams.max(1);
             let streams = state.streams;
@@ -308,12 +322,13 @@ impl Shared {
         }
     }
 
-    /// The server refused a stream on this slot.
-    fn refused(&self, id: SlotId) {
+    /// The server refused a stream on this slot; whether there were others.
+    fn refused(&self, id: SlotId) -> bool {
         let others = self.streams_on(id).saturating_sub(1);
         if others > 0 {
             self.bound_streams(others);
         }
+        others > 0
     }
 
     fn streams_on(&self, id: SlotId) -> u32 {
@@ -348,15 +363,20 @@ impl State {
     }
 
     /// Finds places for those who wait. Bound: the length of the queue.
-    fn serve(&mut self, now: Instant, gone: &mut Gone<Arc<Slot>>, grants: &mut Vec<Grant>) {
+    fn serve(
+        &mut self,
+        now: Instant,
+        gone: &mut Gone<Arc<Slot>>,
+        grants: &mut Vec<(oneshot::Sender<Lease>, Place)>,
+    ) {
         while let Some(turn) = self.waiting.pop_front() {
             if turn.is_closed() {
                 continue;
             }
             let idle_max = self.idle.now(now);
             match self.roster.pick(self.waiting.len(), idle_max, now, gone) {
-                Pick::Place(id, slot) => grants.push((turn, id, Some(slot))),
-                Pick::Vacant(id) => grants.push((turn, id, None)),
+                Pick::Place(id, slot, unused) => grants.push((turn, (id, Some((slot, unused))))),
+                Pick::Vacant(id) => grants.push((turn, (id, None))),
                 Pick::Wait => {
                     self.waiting.push_front(turn);
                     return;

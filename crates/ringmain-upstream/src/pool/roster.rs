@@ -30,8 +30,8 @@ pub(super) struct SlotId {
 /// What a request is given.
 #[derive(Debug)]
 pub(super) enum Pick<T> {
-    /// A place on a connection that stands.
-    Place(SlotId, T),
+    /// A place on a connection that stands, and how long it was unused.
+    Place(SlotId, T, Duration),
     /// A slot without a connection, which the request is to make.
     Vacant(SlotId),
     /// Nothing yet: connections are being made that will have room, or there may be no more.
@@ -120,8 +120,12 @@ impl<T: Clone> Roster<T> {
             let id = SlotId { index, serial: entry.serial };
             match (cause, entry.value.clone()) {
                 (None, Some(value)) => {
+                    let unused = match entry.streams {
+                        0 => now.saturating_duration_since(entry.idle_since),
+                        _ => Duration::ZERO,
+                    };
                     self.occupy(index);
-                    return Pick::Place(id, value);
+                    return Pick::Place(id, value, unused);
                 }
                 (cause, _) => gone.extend(self.retire(id, cause.unwrap_or(Cause::Failed))),
             }

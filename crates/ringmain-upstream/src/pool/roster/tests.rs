@@ -29,7 +29,7 @@ impl Bench {
     }
 
     fn place(&mut self) -> SlotId {
-        let Pick::Place(id, _) = self.pick(0) else { panic!("no place") };
+        let Pick::Place(id, ..) = self.pick(0) else { panic!("no place") };
         id
     }
 
@@ -137,7 +137,7 @@ proptest! {
         for (step, at) in steps {
             match step {
                 0 | 1 => match bench.pick(0) {
-                    Pick::Place(id, _) => held.push(id),
+                    Pick::Place(id, ..) => held.push(id),
                     Pick::Vacant(id) => {
                         bench.roster.fill(id, 0);
                         held.push(id);

@@ -1,0 +1,283 @@
+//! The pool against real sockets: how many connections, which of them, and when they go.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{call, endpoint, finish, http1, http2, send, send_body, soon, until};
+use ringmain_upstream::{Cause, Endpoint, Http2};
+use ringmain_wire::Sent;
+use tokio::task::JoinSet;
+
+fn prior(config: &mut ringmain_upstream::EndpointConfig) {
+    config.http2 = Http2::PriorKnowledge;
+}
+
+async fn calls_at_once(endpoint: &Arc<Endpoint>, count: usize) -> Vec<Result<usize, String>> {
+    let mut calls = JoinSet::new();
+    for _ in 0..count {
+        let endpoint = endpoint.clone();
+        calls.spawn(async move { call(&endpoint).await.map_err(|error| error.to_string()) });
+    }
+    soon(calls.join_all()).await
+}
+
+#[tokio::test]
+async fn one_request_after_the_other_takes_one_connection() {
+    let server = http1::Server::start(http1::Manners::default()).await;
+    let endpoint = endpoint(&server.url, |_| {});
+    for _ in 0..50 {
+        call(&endpoint).await.unwrap();
+    }
+    let gauges = endpoint.gauges();
+    assert_eq!((server.seen.connections(), gauges.opened, gauges.reused), (1, 1, 49), "{gauges:?}");
+    assert_eq!((gauges.open, gauges.idle, gauges.in_use, gauges.streams), (1, 1, 0, 0));
+}
+
+#[tokio::test]
+async fn at_the_ceiling_requests_wait_their_turn() {
+    let delay = Duration::from_millis(20);
+    let server = http1::Server::start(http1::Manners { delay, ..Default::default() }).await;
+    let endpoint = Arc::new(endpoint(&server.url, |config| config.connections_max = 3));
+    let answers = calls_at_once(&endpoint, 30).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!((server.seen.connections(), server.seen.requests()), (3, 30));
+    assert_eq!(endpoint.gauges().waiting, 0);
+}
+
+#[tokio::test]
+async fn a_turn_that_nobody_waits_for_any_more_is_passed_on() {
+    let server = http1::Server::start(http1::Manners { silent: true, ..Default::default() }).await;
+    let endpoint = Arc::new(endpoint(&server.url, |config| config.connections_max = 1));
+    let holder = tokio::spawn({
+        let endpoint = endpoint.clone();
+        async move { call(&endpoint).await }
+    });
+    until(|| server.seen.requests() == 1).await;
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let endpoint = endpoint.clone();
+            tokio::spawn(async move { call(&endpoint).await })
+        })
+        .collect();
+    until(|| endpoint.gauges().waiting == 3).await;
+    waiting[0].abort();
+    waiting[2].abort();
+    until(|| endpoint.gauges().waiting == 1).await;
+    holder.abort();
+    until(|| server.seen.requests() == 2).await;
+    waiting[1].abort();
+    until(|| endpoint.gauges().open == 0).await;
+    assert_eq!(endpoint.gauges().streams, 0);
+}
+
+#[tokio::test]
+async fn an_abandoned_request_ends_its_connection_and_no_other() {
+    let delay = Duration::from_millis(300);
+    let server = http1::Server::start(http1::Manners { delay, ..Default::default() }).await;
+    let endpoint = Arc::new(endpoint(&server.url, |_| {}));
+    let (kept, dropped) = {
+        let (first, second) = (endpoint.clone(), endpoint.clone());
+        (
+            tokio::spawn(async move { call(&first).await }),
+            tokio::spawn(async move { call(&second).await }),
+        )
+    };
+    until(|| server.seen.requests() == 2).await;
+    dropped.abort();
+    until(|| endpoint.gauges().open == 1).await;
+    assert_eq!(soon(kept).await.unwrap().unwrap(), 2);
+    let gauges = endpoint.gauges();
+    assert_eq!((gauges.retired(Cause::Aborted), gauges.open), (1, 1), "{gauges:?}");
+    call(&endpoint).await.unwrap();
+    assert_eq!(server.seen.connections(), 2);
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_its_connections_is_heeded() {
+    let closing = http1::Manners { headers: "connection: close\r\n", ..Default::default() };
+    let server = http1::Server::start(closing).await;
+    let closed = endpoint(&server.url, |_| {});
+    for _ in 0..5 {
+        call(&closed).await.unwrap();
+    }
+    let gauges = closed.gauges();
+    assert_eq!((gauges.opened, gauges.retired(Cause::ClosedByPeer)), (5, 5), "{gauges:?}");
+
+    let brief = http1::Manners { headers: "keep-alive: timeout=0\r\n", ..Default::default() };
+    let server = http1::Server::start(brief).await;
+    let told = endpoint(&server.url, |_| {});
+    call(&told).await.unwrap();
+    call(&told).await.unwrap();
+    assert_eq!((told.gauges().opened, told.gauges().retired(Cause::Idle)), (2, 1));
+}
+
+#[tokio::test]
+async fn connections_that_end_unused_teach_how_long_they_last() {
+    let idle = Some(Duration::from_millis(60));
+    let server = http1::Server::start(http1::Manners { idle, ..Default::default() }).await;
+    let endpoint = endpoint(&server.url, |_| {});
+    call(&endpoint).await.unwrap();
+    until(|| endpoint.gauges().retired(Cause::ClosedByPeer) == 1).await;
+    // From now on a gap like the server's limit never meets a connection that is just closed.
+    for _ in 0..20 {
+        call(&endpoint).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert!(endpoint.gauges().retired(Cause::Idle) > 0, "{:?}", endpoint.gauges());
+}
+
+#[tokio::test]
+async fn unused_and_old_connections_go_by_themselves() {
+    let server = http1::Server::start(http1::Manners::default()).await;
+    let idle = endpoint(&server.url, |config| config.idle_timeout = Duration::from_millis(30));
+    call(&idle).await.unwrap();
+    until(|| idle.gauges().open == 0).await;
+    assert_eq!(idle.gauges().retired(Cause::Idle), 1);
+    until(|| server.seen.open() == 0).await;
+    let aged = endpoint(&server.url, |config| config.lifetime_max = Duration::from_millis(30));
+    call(&aged).await.unwrap();
+    until(|| aged.gauges().retired(Cause::Aged) == 1).await;
+    until(|| server.seen.open() == 0).await;
+}
+
+#[tokio::test]
+async fn the_floor_is_warm_before_anything_is_sent_and_after_a_loss() {
+    let idle = Some(Duration::from_millis(200));
+    let server = http1::Server::start(http1::Manners { idle, ..Default::default() }).await;
+    let first = endpoint(&server.url, |config| config.connections_min = 3);
+    first.start();
+    until(|| first.gauges().idle == 3).await;
+    assert_eq!(server.seen.requests(), 0);
+    call(&first).await.unwrap();
+    assert_eq!((first.gauges().opened, first.gauges().streams), (3, 0));
+    // The server closes what is unused, and they are made again.
+    until(|| first.gauges().opened >= 6 && first.gauges().idle == 3).await;
+    assert_eq!(server.seen.requests(), 1);
+
+    let server = http2::Server::start(http2::Manners::default()).await;
+    let second = endpoint(&server.url, |config| {
+        prior(config);
+        config.connections_min = 2;
+    });
+    second.start();
+    until(|| second.gauges().idle == 2).await;
+    call(&second).await.unwrap();
+    assert_eq!((second.gauges().opened, server.seen.requests.load(SeqCst)), (2, 1));
+}
+
+#[tokio::test]
+async fn over_http2_three_hundred_calls_spread_over_three_connections() {
+    let delay = Duration::from_millis(200);
+    let manners = http2::Manners { streams_max: Some(100), delay, ..Default::default() };
+    let server = http2::Server::start(manners).await;
+    let endpoint = Arc::new(endpoint(&server.url, prior));
+    let answers = calls_at_once(&endpoint, 300).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(server.seen.connections.load(SeqCst), 3);
+    assert_eq!(server.seen.streams_peak.load(SeqCst), 300);
+    assert_eq!((endpoint.gauges().open, endpoint.gauges().streams), (3, 0));
+}
+
+#[tokio::test]
+async fn a_lower_limit_of_streams_is_learned() {
+    let delay = Duration::from_millis(30);
+    let manners = http2::Manners { streams_max: Some(5), delay, ..Default::default() };
+    let server = http2::Server::start(manners).await;
+    let endpoint = Arc::new(endpoint(&server.url, prior));
+    // The first connection is given all, and the server refuses what it does not take.
+    for _ in 0..2 {
+        let answers = calls_at_once(&endpoint, 40).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+    assert!(server.seen.connections.load(SeqCst) >= 8, "{:?}", endpoint.gauges());
+}
+
+#[tokio::test]
+async fn a_storm_of_cancels_does_not_end_connections_under_others() {
+    let delay = Duration::from_secs(2);
+    let manners = http2::Manners { streams_max: Some(100), delay, ..Default::default() };
+    let server = http2::Server::start(manners).await;
+    let endpoint = Arc::new(endpoint(&server.url, prior));
+    let kept = tokio::spawn({
+        let endpoint = endpoint.clone();
+        async move { call(&endpoint).await }
+    });
+    until(|| server.seen.requests.load(SeqCst) == 1).await;
+    for round in 0..50_u64 {
+        let sent: Vec<_> = (0..20)
+            .map(|_| {
+                let endpoint = endpoint.clone();
+                tokio::spawn(async move { call(&endpoint).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(100 * (round % 7))).await;
+        sent.iter().for_each(|call| call.abort());
+        for call in sent {
+            assert!(soon(call).await.is_err());
+        }
+    }
+    assert_eq!(soon(kept).await.unwrap().unwrap(), 2);
+    assert_eq!(server.seen.broken.load(SeqCst), 0, "{:?}", endpoint.gauges());
+    assert!(endpoint.gauges().retired(Cause::Aborted) > 0);
+}
+
+#[tokio::test]
+async fn stalled_streams_leave_room_for_running_ones() {
+    let manners = http2::Manners { bytes: 4 << 20, ..Default::default() };
+    let server = http2::Server::start(manners).await;
+    let endpoint = Arc::new(endpoint(&server.url, prior));
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        let mut answer = send(&endpoint).await.unwrap();
+        answer.body.chunk().await.unwrap();
+        stalled.push(answer);
+    }
+    let answers = calls_at_once(&endpoint, 20).await;
+    assert!(answers.iter().all(|answer| *answer == Ok(4 << 20)), "{answers:?}");
+    assert_eq!(endpoint.gauges().open, 1);
+    for answer in stalled {
+        assert!(finish(answer).await.unwrap() < 4 << 20);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_a_server_does_not_take_lets_its_body_go() {
+    // Reads nothing at all, so not even a reset goes out.
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", deaf.local_addr().unwrap());
+    let endpoint = endpoint(&url, prior);
+    for bytes in [100, 1 << 20, 32 << 20] {
+        let body = Bytes::from(vec![b' '; bytes]);
+        let sending = send_body(&endpoint, body.clone());
+        assert!(tokio::time::timeout(Duration::from_millis(50), sending).await.is_err());
+        let since = Instant::now();
+        until(|| body.is_unique()).await;
+        assert!(since.elapsed() < Duration::from_secs(1), "{bytes} {:?}", since.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn at_the_worst_gap_a_request_meets_no_closing_connection() {
+    let idle = Some(Duration::from_millis(50));
+    let server = http1::Server::start(http1::Manners { idle, ..Default::default() }).await;
+    let endpoint = endpoint(&server.url, |_| {});
+    let mut unclear = 0;
+    for round in 0..40_u64 {
+        match call(&endpoint).await {
+            Ok(_) => {}
+            // The server closed while the request was on its way: nobody can know.
+            Err(error) => {
+                assert_eq!(error.sent, Sent::Maybe, "{error}");
+                unclear += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_micros(45_000 + 250 * round)).await;
+    }
+    // The first close teaches, and it may be met itself.
+    assert!(unclear <= 1, "{unclear} {:?}", endpoint.gauges());
+}

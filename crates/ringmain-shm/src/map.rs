@@ -15,7 +15,7 @@
 //! Maps are cheap to clone and share one mapping, which is gone with the last clone. They are left
 //! out of a forked child: whatever a child does, the sessions of its parent stay untouched.
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -94,7 +94,7 @@ impl ReadMap {
     /// that reads what its broker writes; never for what a broker reads.
     #[must_use]
     pub fn trust(self) -> TrustedMap {
-        TrustedMap { region: self.region }
+        TrustedMap(self)
     }
 
     /// The addresses that the mapping takes, for tests that ask where a slice stands.
@@ -115,49 +115,11 @@ impl ReadMap {
     }
 }
 
-/// Memory that a trusted process writes. Cheap to clone.
+/// Memory that a trusted process writes. Cheap to clone. All that a [`ReadMap`] offers, and slices.
 #[derive(Clone, Debug)]
-pub struct TrustedMap {
-    region: Arc<Region>,
-}
+pub struct TrustedMap(ReadMap);
 
 impl TrustedMap {
-    /// Bytes of the segment.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a map is never empty")]
-    pub fn len(&self) -> usize {
-        self.region.len()
-    }
-
-    /// Loads the word at `offset`, relaxed.
-    ///
-    /// # Panics
-    /// When the word is not inside the segment, or `offset` is no multiple of 8.
-    #[inline]
-    #[must_use]
-    pub fn load(&self, offset: usize) -> u64 {
-        self.region.word(offset).load(Ordering::Relaxed)
-    }
-
-    /// Loads neighbouring words from `offset` on, relaxed, each once.
-    ///
-    /// # Panics
-    /// When the words are not inside the segment, or `offset` is no multiple of 8.
-    #[inline]
-    #[must_use]
-    pub fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
-        self.region.words(offset)
-    }
-
-    /// Copies `out.len()` bytes from `offset`, word by word.
-    ///
-    /// # Panics
-    /// When the range is not inside the segment.
-    #[inline]
-    pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
-        self.region.copy_out(offset, out);
-    }
-
     /// Borrows bytes in place. The range is the payload of one published frame that was not
     /// released yet: the trusted writer leaves it alone until the reader's cursor has passed it.
     ///
@@ -166,22 +128,20 @@ impl TrustedMap {
     #[inline]
     #[must_use]
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
-        let start = self.region.checked_ptr(offset, len);
+        let start = self.0.region.checked_ptr(offset, len);
         // SAFETY: inside the mapping, which lives as long as `self`; any bytes are valid `u8`. That
         // they stand still while the slice lives is what `trust` declared: this process can not
         // write them, and the writer, trusted, reuses a line only after the reader released it.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
+}
 
-    /// The addresses that the mapping takes, for tests that ask where a slice stands.
-    #[must_use]
-    pub fn address_range(&self) -> Range<usize> {
-        self.region.address_range()
-    }
+impl Deref for TrustedMap {
+    type Target = ReadMap;
 
-    /// Maps the pages of a range now, rather than one fault at a time later.
-    pub fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
-        self.region.populate(Advice::PopulateRead, offset, len)
+    #[inline]
+    fn deref(&self) -> &ReadMap {
+        &self.0
     }
 }
 

@@ -5,30 +5,31 @@ use ringmain_shm::{ReadMap, TrustedMap, WriteMap};
 
 use super::{Lend, Memory, MemoryMut};
 
+/// Reads `$map` by what `$words` offers, which it is or leads to.
 macro_rules! read_by_words {
-    ($map:ty) => {
+    ($map:ty, $words:ty) => {
         impl Memory for $map {
             #[inline(always)]
             fn load(&self, offset: usize) -> u64 {
-                <$map>::load(self, offset)
+                <$words>::load(self, offset)
             }
 
             #[inline(always)]
             fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
-                <$map>::words(self, offset)
+                <$words>::words(self, offset)
             }
 
             #[inline(always)]
             fn copy_out(&self, offset: usize, out: &mut [u8]) {
-                <$map>::copy_out(self, offset, out);
+                <$words>::copy_out(self, offset, out);
             }
         }
     };
 }
 
-read_by_words!(ReadMap);
-read_by_words!(TrustedMap);
-read_by_words!(WriteMap);
+read_by_words!(ReadMap, ReadMap);
+read_by_words!(TrustedMap, ReadMap);
+read_by_words!(WriteMap, WriteMap);
 
 impl MemoryMut for WriteMap {
     #[inline(always)]

@@ -17,9 +17,9 @@ use ringmain_upstream::{AnswerBody, UpstreamError};
 
 /// A chunk that was waited for no longer than this belongs to a burst.
 const BURST_GAP_NS: u64 = 100_000;
-/// Longest time that a frame waits for its ring: far below the gap between two tokens that come
-/// as they are made.
-const HELD_NS_MAX: u64 = 200_000;
+/// Longest time that a frame waits for its ring: what a task needs to fill a lane, and far below
+/// the gap between two tokens that come as they are made.
+const HELD_NS_MAX: u64 = 500_000;
 
 /// The state of one answer: whether its chunks come in a burst, and since when nobody rang.
 #[derive(Debug, Default)]

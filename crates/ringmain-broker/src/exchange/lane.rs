@@ -1,8 +1,8 @@
 //! Exchanges of a session: begun by the session's task, carried by a task of their own, answered on
 //! their lane.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
 
 use ringmain_wire::frame::EndFrame;
 use ringmain_wire::{ExchangeId, Kind, LaneId, Request};
@@ -31,9 +31,7 @@ pub(crate) fn ping(
         Ok(mut held) => {
             held.settle();
             broker.live().ended.fetch_add(1, Relaxed);
-            let mut payload = Vec::with_capacity(16);
-            EndFrame::default().encode(&mut payload);
-            let done = session.lane(lane).finish(Kind::End, &payload);
+            let done = session.lane(lane).finish(Kind::End, &PONG);
             drop(held);
             done
         }
@@ -46,6 +44,13 @@ pub(crate) fn ping(
     debug_assert_eq!(done, Ok(()), "an open exchange takes its terminal");
     Ok(())
 }
+
+/// The payload of a ping's END, the same for all.
+static PONG: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut payload = Vec::new();
+    EndFrame::default().encode(&mut payload);
+    payload
+});
 
 /// Accepts a request, or refuses it on its lane. Only what no honest caller does is an error.
 pub(crate) fn start(

@@ -20,6 +20,8 @@ const CUTTINGS: [(u64, u64); 4] = [(1, 1), (7, 2), (256, 3), (1 << 20, 4)];
 /// Folders of the corpus that hold answers in the OpenAI dialect.
 const FOLDERS: [&str; 6] =
     ["openai/", "azure/", "groq/", "mistral/", "llm-variants/", "pydantic-ai/openai"];
+/// Folders of the corpus that hold answers in the Anthropic dialect.
+const MESSAGES_FOLDERS: [&str; 3] = ["anthropic/", "anthropic-sdk/", "pydantic-ai/anthropic/"];
 
 struct Recording {
     /// Path inside the folder of streams.
@@ -30,9 +32,18 @@ struct Recording {
 }
 
 impl Recording {
-    /// The other API of the dialect, whose events have no typed reading yet.
     fn is_responses(&self) -> bool {
         self.path == "/responses"
+    }
+
+    /// An API whose typed reading is compared with a plain one beside its decoder.
+    fn is_chat(&self) -> bool {
+        self.path.ends_with("/completions")
+    }
+
+    /// The route to the endpoint that speaks its dialect.
+    fn route(&self) -> &'static str {
+        if self.path == "/messages" { "claude" } else { "tiny" }
     }
 }
 
@@ -62,7 +73,13 @@ impl World {
         let recordings = recordings(&streams);
         let config = ProviderConfig { replay_dir: Some(streams), ..ProviderConfig::default() };
         let provider = Provider::start(config).unwrap();
-        let broker = Broker::start(provider.addr(), Config::default());
+        let tail = format!(
+            "[[endpoint]]\nname = \"claude\"\ndialect = \"anthropic\"\n\
+             base_url = \"http://{}/v1\"\n\
+             [[route]]\nmodel = \"claude\"\nendpoints = [{{ name = \"claude\" }}]\n",
+            provider.addr()
+        );
+        let broker = Broker::start(provider.addr(), Config { tail, ..Config::default() });
         let client = Client::at(broker.socket()).unwrap();
         Some(World { recordings, client, _broker: broker, _provider: provider })
     }
@@ -77,12 +94,13 @@ impl World {
                 }
                 let script = format!("[[sim replay={} chunk={chunk} seed={seed}]]", recording.file);
                 let body = json!({
-                    "model": "tiny",
+                    "model": recording.route(),
                     "stream": true,
                     "prompt": script,
                     "messages": [{ "role": "user", "content": script }],
                 });
-                let request = Request::new("tiny", recording.path).mode(mode).usage_requested();
+                let request = Request::new(recording.route(), recording.path);
+                let request = request.mode(mode).usage_requested();
                 let stream = self.client.submit(&request, body.to_string().as_bytes()).unwrap();
                 judge(recording, stream);
             }
@@ -99,6 +117,7 @@ fn recordings(streams: &Path) -> Vec<Recording> {
         let uri = entry["request_uri"].as_str().unwrap_or_default();
         let uri = uri.split(['?', '#']).next().unwrap();
         let path = match () {
+            () if MESSAGES_FOLDERS.iter().any(|folder| file.starts_with(folder)) => "/messages",
             () if !FOLDERS.iter().any(|folder| file.starts_with(folder)) => continue,
             () if uri.ends_with("/chat/completions") => "/chat/completions",
             () if uri.ends_with("/completions") => "/completions",
@@ -107,7 +126,7 @@ fn recordings(streams: &Path) -> Vec<Recording> {
         let body = fs::read(streams.join(file)).unwrap();
         recordings.push(Recording { file: file.to_owned(), path, body });
     }
-    assert!(recordings.len() >= 30, "only {} recordings", recordings.len());
+    assert!(recordings.len() >= 50, "only {} recordings", recordings.len());
     recordings
 }
 
@@ -146,7 +165,7 @@ fn corpus_deltas_are_what_a_plain_reading_says() {
     let Some(world) = World::start() else { return };
     let (mut texts, mut tools, mut usages) = (0, 0, 0);
     world.each(Mode::Deltas, |recording, stream| {
-        if recording.is_responses() {
+        if !recording.is_chat() {
             return;
         }
         let expected = plain_reading(&recording.body);

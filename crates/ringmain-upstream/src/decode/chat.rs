@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::failure::{self, is_truthy};
 use super::queue::{Queue, ToolText};
+use super::quick::{self, Quick};
 use super::seen::{Seen, Unreadable, Whole};
 use super::text::{inside, owned};
 use super::usage;
@@ -120,6 +121,15 @@ struct Part<'a> {
 impl Chat {
     /// Reads one event of a stream.
     pub fn read(&mut self, data: &[u8], queue: &mut Queue) -> Result<Seen, Unreadable> {
+        let Some(Quick { choice, content }) = quick::read(data) else {
+            return self.read_fully(data, queue);
+        };
+        self.place_of(choice)?;
+        queue.push_inside(Kind::Delta, choice, data, content.unwrap_or_default());
+        Ok(Seen::Part { content: queue.content })
+    }
+
+    fn read_fully(&mut self, data: &[u8], queue: &mut Queue) -> Result<Seen, Unreadable> {
         let chunk: Chunk<'_> = serde_json::from_slice(data)?;
         if chunk.error.is_some_and(is_truthy) {
             return Ok(Seen::Error(failure::read(data)));
@@ -141,7 +151,7 @@ impl Chat {
 
     /// Reads a whole plain answer, which has the form of an event.
     pub fn read_whole(&mut self, body: &[u8], queue: &mut Queue) -> Result<Whole, Unreadable> {
-        Ok(match self.read(body, queue)? {
+        Ok(match self.read_fully(body, queue)? {
             Seen::Error(failure) => Whole::Error(failure),
             _ if self.has_choices() => Whole::Answer,
             _ => Whole::Nothing,
@@ -297,5 +307,91 @@ fn finish_reason(word: &str) -> FinishReason {
         "content_filter" => FinishReason::ContentFilter,
         "refusal" => FinishReason::Refusal,
         _ => FinishReason::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const USUAL: &str = r#"{"id":"c","object":"chat.completion.chunk","created":1700000000,"model":"tiny","system_fingerprint":"fp","choices":[{"index":0,"delta":{"content":" word\n"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"xY"}"#;
+
+    /// What an event is to a stream: how it was judged, the pieces, the state.
+    fn told(chat: &Chat, seen: Result<Seen, Unreadable>, queue: &mut Queue) -> String {
+        let pieces = std::iter::from_fn(|| queue.pop()).map(|piece| format!("{piece:?}"));
+        let pieces: Vec<String> = pieces.collect();
+        format!("{:?} {pieces:?} {:?} {chat:?}", seen.map_err(|error| error.0), queue.unescaped)
+    }
+
+    fn both(data: &[u8]) -> (bool, String, String) {
+        let (mut chat, mut queue) = (Chat::default(), Queue::default());
+        let seen = chat.read(data, &mut queue);
+        let quickly = told(&chat, seen, &mut queue);
+        let (mut chat, mut queue) = (Chat::default(), Queue::default());
+        let seen = chat.read_fully(data, &mut queue);
+        (quick::read(data).is_some(), quickly, told(&chat, seen, &mut queue))
+    }
+
+    #[test]
+    fn the_usual_event_is_read_quickly_and_nothing_else() {
+        let spaced = USUAL.replace("\":", "\": ").replace(",\"", ", \"");
+        let spoken = USUAL.replace("{\"content", "{\"role\":\"assistant\",\"content");
+        let escaped = USUAL.replace("word", r#"\u00e9\"\\/é"#);
+        for usual in [USUAL, &spaced, &spoken, &escaped] {
+            let (is_quick, quickly, fully) = both(usual.as_bytes());
+            assert!(is_quick, "{usual}");
+            assert_eq!(quickly, fully, "{usual}");
+        }
+        for (from, to) in [
+            ("\"usage\":null", "\"usage\":{}"),
+            ("\"finish_reason\":null", "\"finish_reason\":\"stop\""),
+            ("\"logprobs\":null", "\"logprobs\":{}"),
+            ("\"index\":0", "\"index\":-1"),
+            ("\"index\":0", "\"index\":00"),
+            ("\"index\":0", "\"index\":0.0"),
+            ("\"index\":0", "\"index\":0,\"index\":0"),
+            ("{\"content", "{\"refusal\":\"no\",\"content"),
+            ("{\"content", "{\"content\":\"x\",\"content"),
+            ("}],", "},{\"index\":1}],"),
+            ("word", "\u{1}"),
+            ("word", "\\x"),
+            ("word", "\\u00g0"),
+        ] {
+            let other = USUAL.replacen(from, to, 1);
+            assert_ne!(other, USUAL);
+            assert_eq!(quick::read(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    proptest! {
+        /// However the usual event is damaged: what is read quickly is read fully the same.
+        #[test]
+        fn property_the_quick_reading_is_the_full_one(
+            edits in prop::collection::vec(
+                (any::<prop::sample::Index>(), 0..8usize, prop::sample::select(vec![
+                    "", "null", "{}", "[]", "0", "-", "\"", "\\", "\\n", "\\ud83d", ",", ":", " ",
+                    "}", "]", "{", "\"role\":\"a\",", "\"content\":null,", "\"index\":1,",
+                    "\"choices\":[],", "\"error\":null,", "\n", "\u{7f}", "é", "\u{0}", "e1", "true",
+                ])),
+                0..4,
+            ),
+            broken in any::<Option<(prop::sample::Index, u8)>>(),
+        ) {
+            let mut bytes = USUAL.as_bytes().to_vec();
+            for (at, removed, put) in edits {
+                let at = at.index(bytes.len() + 1);
+                let end = (at + removed).min(bytes.len());
+                bytes.splice(at..end, put.bytes());
+            }
+            if let Some((at, byte)) = broken.filter(|_| !bytes.is_empty()) {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let (is_quick, quickly, fully) = both(&bytes);
+            if is_quick {
+                prop_assert_eq!(quickly, fully);
+            }
+        }
     }
 }

@@ -32,6 +32,7 @@ mod messages;
 mod origin;
 mod protocol;
 mod queue;
+mod quick;
 mod responses;
 mod seen;
 mod text;

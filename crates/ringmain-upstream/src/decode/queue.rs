@@ -87,9 +87,14 @@ impl Queue {
 
     /// A string of the JSON text `whole`; nothing when it is empty or no string.
     pub fn push_text(&mut self, kind: Kind, choice: u16, whole: &[u8], raw: Option<&RawValue>) {
-        let Some(inside) = raw.and_then(inside).filter(|inside| !inside.is_empty()) else {
+        self.push_inside(kind, choice, whole, raw.and_then(inside).unwrap_or_default());
+    }
+
+    /// The inside of a string of the JSON text `whole`; nothing when it is empty.
+    pub fn push_inside(&mut self, kind: Kind, choice: u16, whole: &[u8], inside: &str) {
+        if inside.is_empty() {
             return;
-        };
+        }
         self.content = true;
         if self.silent {
             return;

@@ -1,0 +1,205 @@
+//! The usual event of a chat stream, read in one pass.
+//!
+//! Nearly every event says one thing: one choice, one piece of content. Such an event is found
+//! with a single look at each of its bytes; anything else, be it only a field that is not null,
+//! is left to the full reading. What is taken here the full reading would take too, and say the
+//! same of it: a test compares the two.
+
+/// What the usual event says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Quick<'a> {
+    pub choice: u16,
+    /// The inside of the content's string, escapes and all; `None` without one.
+    pub content: Option<&'a str>,
+}
+
+/// The fields that the full reading knows. One that comes twice is no usual event.
+const OF_EVENT: [&[u8]; 4] = [b"choices", b"usage", b"error", b"x_groq"];
+const OF_CHOICE: [&[u8]; 5] = [b"index", b"delta", b"finish_reason", b"message", b"text"];
+const OF_DELTA: [&[u8]; 7] = [
+    b"content",
+    b"role",
+    b"refusal",
+    b"reasoning_content",
+    b"reasoning",
+    b"tool_calls",
+    b"function_call",
+];
+
+/// Reads the usual event; `None` for every other.
+pub(super) fn read(data: &[u8]) -> Option<Quick<'_>> {
+    let mut scan = Scan { bytes: data, at: 0 };
+    let mut quick = None;
+    scan.object(&OF_EVENT, |scan, known| match known {
+        Some(b"choices") => {
+            scan.expect(b'[')?;
+            quick = Some(scan.choice()?);
+            scan.expect(b']')
+        }
+        Some(_) => None,
+        None => scan.scalar(),
+    })?;
+    if scan.at == data.len() { quick } else { None }
+}
+
+struct Scan<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    /// Steps over an object. `field` steps over each value that is not null, and is told whose it
+    /// is if it is that of a known field.
+    fn object(
+        &mut self,
+        known: &[&'static [u8]],
+        mut field: impl FnMut(&mut Scan<'a>, Option<&'static [u8]>) -> Option<()>,
+    ) -> Option<()> {
+        self.expect(b'{')?;
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Some(());
+        }
+        let mut seen = 0u32;
+        loop {
+            // A key must be text, and is never another one in disguise.
+            let key = self.plain_string().filter(|key| key.is_ascii())?;
+            let place = known.iter().position(|known| *known == key);
+            if let Some(place) = place {
+                if seen & 1 << place != 0 {
+                    return None;
+                }
+                seen |= 1 << place;
+            }
+            self.expect(b':')?;
+            self.skip_space();
+            if !self.null() {
+                field(self, place.map(|place| known[place]))?;
+            }
+            match self.next()? {
+                b',' => self.skip_space(),
+                b'}' => return Some(()),
+                _ => return None,
+            }
+        }
+    }
+
+    fn choice(&mut self) -> Option<Quick<'a>> {
+        let mut quick = Quick { choice: 0, content: None };
+        self.object(&OF_CHOICE, |scan, known| {
+            match known {
+                Some(b"index") => quick.choice = scan.index()?,
+                Some(b"delta") => quick.content = scan.delta()?,
+                Some(_) => return None,
+                None => scan.scalar()?,
+            }
+            Some(())
+        })?;
+        Some(quick)
+    }
+
+    /// The content of a delta that says nothing else but who speaks.
+    fn delta(&mut self) -> Option<Option<&'a str>> {
+        let mut content = None;
+        self.object(&OF_DELTA, |scan, known| {
+            match known {
+                Some(b"content") => content = Some(scan.text()?),
+                Some(b"role") => return scan.plain_string()?.is_ascii().then_some(()),
+                Some(_) => return None,
+                None => scan.scalar()?,
+            }
+            Some(())
+        })?;
+        Some(content)
+    }
+
+    fn index(&mut self) -> Option<u16> {
+        let start = self.at;
+        self.number()?;
+        str::from_utf8(&self.bytes[start..self.at]).ok()?.parse().ok()
+    }
+
+    /// Steps over a value that holds no other.
+    fn scalar(&mut self) -> Option<()> {
+        match self.peek()? {
+            b'"' => self.plain_string().map(|_| ()),
+            b'0'..=b'9' => self.number(),
+            _ => None,
+        }
+    }
+
+    /// A whole number without a sign.
+    fn number(&mut self) -> Option<()> {
+        let digits = self.bytes[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // Bound: what fits every kind of number.
+        let is_plain = matches!(digits, 1..=18) && (digits == 1 || self.peek() != Some(b'0'));
+        self.at += digits;
+        is_plain.then_some(())
+    }
+
+    /// A string without escapes: its inside.
+    fn plain_string(&mut self) -> Option<&'a [u8]> {
+        self.expect(b'"')?;
+        let start = self.at;
+        let length = self.bytes[start..].iter().position(|&byte| is_special(byte))?;
+        self.at = start + length + 1;
+        (self.bytes[start + length] == b'"').then(|| &self.bytes[start..start + length])
+    }
+
+    /// A string of text: its inside, as written.
+    fn text(&mut self) -> Option<&'a str> {
+        self.expect(b'"')?;
+        let start = self.at;
+        loop {
+            let length = self.bytes[self.at..].iter().position(|&byte| is_special(byte))?;
+            self.at += length + 1;
+            match self.bytes[self.at - 1] {
+                b'"' => return str::from_utf8(&self.bytes[start..self.at - 1]).ok(),
+                b'\\' => self.escape()?,
+                _ => return None,
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Option<()> {
+        match self.next()? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
+            b'u' => {
+                let digits = self.bytes.get(self.at..self.at + 4)?;
+                self.at += 4;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(())
+            }
+            _ => None,
+        }
+    }
+
+    fn null(&mut self) -> bool {
+        let is_null = self.bytes[self.at..].starts_with(b"null");
+        self.at += if is_null { 4 } else { 0 };
+        is_null
+    }
+
+    /// One blank, as some servers put behind colons and commas.
+    fn skip_space(&mut self) {
+        self.at += usize::from(self.peek() == Some(b' '));
+    }
+
+    fn expect(&mut self, wanted: u8) -> Option<()> {
+        (self.next()? == wanted).then_some(())
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+}
+
+/// Ends a run of plain characters in a string. What is below a blank is not allowed in one.
+fn is_special(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
+}

@@ -6,6 +6,7 @@ use ringmain_wire::{Code, Sent};
 
 use super::check::{Case, Findings, is_accepted, is_request};
 use super::record::{CallerRecord, End, Mode};
+use crate::fault::Fault;
 use crate::plan::{Channel, Plan};
 use crate::provider::{How, ProviderRecord};
 
@@ -50,6 +51,11 @@ fn attempts(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
             Some(408 | 409 | 429 | 500..=599) => {
                 found.add(5, caller, "sent again although once was asked for");
             }
+            // A good status and no content: an error object, nothing at all, or cut short.
+            Some(200..=299) if attempt.tokens_sent == 0 && !caller.once => {}
+            // The provider itself asked for it.
+            Some(_) if attempt.fault() == Some(Fault::DoRetry400) && !caller.once => {}
+            None if attempt.fault().is_some_and(Fault::is_unprocessed) => {}
             status => {
                 let what = format_args!("sent again after request {number} with status {status:?}");
                 found.add(4, caller, what);

@@ -222,7 +222,7 @@ faults! {
     GzipWrong "gzip_wrong" Coding Both [UpstreamEncoding] "said to be gzip and is not";
     GzipTruncated "gzip_truncated" Coding Both [UpstreamTruncated, UpstreamEncoding]
         "gzip that ends inside";
-    GzipCorrupt "gzip_corrupt" Coding Both [UpstreamEncoding]
+    GzipCorrupt "gzip_corrupt" Coding Both [UpstreamEncoding, UpstreamProtocol]
         "gzip with wrong bytes inside";
     EncodingUnknown "encoding_unknown" Coding Both [UpstreamEncoding]
         "an encoding that nobody offered";
@@ -238,7 +238,7 @@ faults! {
         "GOAWAY that leaves the stream out";
     GoawayThenFine "goaway_then_fine" Frames Two []
         "the same, and the next request with this id is answered";
-    GoawayAfter "goaway_after" Frames Two [] "GOAWAY that includes the stream, which goes on";
+    GoawayAfter "goaway_after" Frames Two [] "GOAWAY that includes all streams, which go on";
     GoawayCut "goaway_cut" Frames Two [UpstreamReset, UpstreamTruncated]
         "GOAWAY within the answer, and the connection is closed";
     RefusedStream "refused_stream" Frames Two [UpstreamRefused] "REFUSED_STREAM";

@@ -29,6 +29,8 @@ use crate::text::{HASH_EMPTY, hash_on, mix, seed_of};
 const BODY_BYTES_MAX: usize = 256 << 20;
 /// Delay of the head where `slow_head` is asked for without one.
 const SLOW_HEAD_US: u64 = 1_000_000;
+/// How long the body of a request is left unread.
+const UNREAD_MAX: Duration = Duration::from_secs(20);
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
@@ -211,14 +213,20 @@ impl Answering {
         if fault == Fault::EarlyRefusal {
             return Ok(self.refuse(413, "the body is too large"));
         }
-        std::future::pending().await
+        // Who does not read does not see that the client has gone either.
+        self.running.ended(How::Fault(fault));
+        tokio::time::sleep(UNREAD_MAX).await;
+        Err(Broken::plain())
     }
 
     /// Frames of HTTP/2 before the answer; most come in its place.
     async fn send_frames(&self, fault: Fault) -> Result<(), Broken> {
         let stream = self.stream.unwrap_or_default();
         let frame = match fault {
-            Fault::GoawayAfter => return Ok(self.connection.inject(&frames::goaway(stream))),
+            Fault::GoawayAfter => {
+                self.connection.inject(&frames::goaway(frames::STREAM_MAX));
+                return Ok(());
+            }
             Fault::GoawayBefore | Fault::GoawayThenFine => frames::goaway(stream.saturating_sub(2)),
             Fault::FrameTooBig => frames::too_big(stream),
             Fault::FrameNoStream => frames::no_stream(),

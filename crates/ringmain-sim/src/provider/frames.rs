@@ -4,6 +4,9 @@ const GOAWAY: u8 = 7;
 const DATA: u8 = 0;
 const WINDOW_UPDATE: u8 = 8;
 
+/// The highest id that a stream can have.
+pub(super) const STREAM_MAX: u32 = u32::MAX >> 1;
+
 /// GOAWAY without an error; `last` is the last stream that is answered.
 pub(super) fn goaway(last: u32) -> Vec<u8> {
     let mut payload = last.to_be_bytes().to_vec();
@@ -23,7 +26,7 @@ pub(super) fn no_stream() -> Vec<u8> {
 
 /// A window of the connection beyond 2^31 - 1.
 pub(super) fn window_overflow() -> Vec<u8> {
-    let most = (u32::MAX >> 1).to_be_bytes();
+    let most = STREAM_MAX.to_be_bytes();
     [frame(WINDOW_UPDATE, 0, 4, &most), frame(WINDOW_UPDATE, 0, 4, &most)].concat()
 }
 

@@ -39,6 +39,11 @@ pub(super) struct Broken {
 }
 
 impl Broken {
+    /// Breaks without a reason of its own.
+    pub(super) fn plain() -> Broken {
+        Broken { reason: None }
+    }
+
     /// Breaks a stream of HTTP/2 with this reason.
     pub(super) fn with(reason: h2::Reason) -> Broken {
         Broken { reason: Some(reason.into()) }
@@ -183,9 +188,9 @@ impl Writes {
         match &self.source {
             Source::Staged(staged) => match staged.end {
                 StageEnd::Stream(reason) => Broken::with(reason),
-                _ => Broken { reason: None },
+                _ => Broken::plain(),
             },
-            _ => Broken { reason: None },
+            _ => Broken::plain(),
         }
     }
 
@@ -235,7 +240,7 @@ impl Writes {
                     ready!(self.pace.poll_sleep(cx));
                     if fault == Fault::GoawayCut && !self.is_told {
                         self.is_told = true;
-                        self.connection.inject(&frames::goaway(u32::MAX >> 1));
+                        self.connection.inject(&frames::goaway(frames::STREAM_MAX));
                         self.pace.delay(BREAK_DELAY);
                         continue;
                     }

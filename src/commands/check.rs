@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use nix::unistd::{AccessFlags, access};
 use ringmain_broker::Server;
+use ringmain_http::HttpConfig;
 use ringmain_upstream::KeySource;
 
 use crate::assemble::Prepared;
@@ -34,6 +35,7 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
     if let Some(allow) = &config.broker.allow {
         writeln!(out, "allow    {}", listed(allow))?;
     }
+    summarize_http(&config.http, out)?;
     for endpoint in &config.endpoints {
         let key = match &endpoint.key {
             KeySource::None => "no key".to_owned(),
@@ -57,6 +59,22 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
     }
     for limit in &config.rates {
         writeln!(out, "limit    {} at {}", scope(limit), amounts(limit))?;
+    }
+    Ok(())
+}
+
+fn summarize_http(http: &HttpConfig, out: &mut impl Write) -> io::Result<()> {
+    for listen in &http.listen {
+        writeln!(out, "http     {listen}")?;
+    }
+    if http.ignores_keys() {
+        writeln!(
+            out,
+            "         warning: every process of this host may call over TCP, whatever key it sends"
+        )?;
+    }
+    for client in &http.clients {
+        writeln!(out, "client   {} as uid {}", client.name, client.identity.uid)?;
     }
     Ok(())
 }

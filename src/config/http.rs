@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn nothing_is_listened_for_unless_asked() {
         assert!(read("").unwrap().listen.is_empty());
-        let config = read("[http]\nlisten = [\"127.0.0.1:0\", \"unix:/tmp/x\"]\nheartbeat = \"0s\"");
+        let config =
+            read("[http]\nlisten = [\"127.0.0.1:0\", \"unix:/tmp/x\"]\nheartbeat = \"0s\"");
         let config = config.unwrap();
         assert_eq!((config.listen.len(), config.heartbeat), (2, None));
     }

@@ -16,6 +16,7 @@ use ringmain_broker::face::Failure;
 use ringmain_wire::{Code, Stage};
 use tokio::time::{Sleep, sleep};
 
+use crate::connection::Gauge;
 use crate::outlet::{Head, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::running::Running;
@@ -39,6 +40,7 @@ pub(crate) async fn of(
     running: Arc<Running>,
     manner: Manner,
     watch: &Arc<Watch>,
+    gauge: Option<&Arc<Gauge>>,
 ) -> Result<Response<Body>, Refusal> {
     let ended = poll_fn(|cx| until_ready(&running, cx)).await;
     let (head, waiting) = {
@@ -46,14 +48,18 @@ pub(crate) async fn of(
         (outlet.head.take(), outlet.waiting_bytes())
     };
     match (head, ended) {
-        (Some(head), None) => Ok(streamed(head, running, manner, watch, End::Open)),
+        (Some(head), None) => {
+            let seat = watch.answer(&running, gauge);
+            Ok(streamed(head, running, manner, seat, End::Open))
+        }
         (Some(head), Some(Ok(()))) => {
             let whole = running.outlet.lock().take();
             Ok(head.response.map(|()| Body::from(whole)))
         }
         // What was written before it broke is delivered, and then the breaking.
         (Some(head), Some(Err(refusal))) if waiting > 0 && !head.is_json => {
-            Ok(streamed(head, running, manner, watch, End::Failed(refusal)))
+            let seat = watch.answer(&running, gauge);
+            Ok(streamed(head, running, manner, seat, End::Failed(refusal)))
         }
         (_, Some(Err(refusal))) => Err(*refusal),
         (None, _) => {
@@ -67,7 +73,8 @@ pub(crate) async fn of(
 fn until_ready(running: &Running, cx: &mut Context<'_>) -> Poll<Option<Result<(), Box<Refusal>>>> {
     match running.poll(cx) {
         Poll::Ready(Some(ended)) => Poll::Ready(Some(ended)),
-        Poll::Ready(None) => Poll::Ready(Some(Err(Box::new(cut())))),
+        // Whoever waits for the head is not cut, and the end is told once.
+        Poll::Ready(None) => Poll::Pending,
         Poll::Pending => {
             let outlet = running.outlet.lock();
             let goes_out = |head: &Head| {
@@ -86,19 +93,13 @@ fn streamed(
     head: Head,
     running: Arc<Running>,
     manner: Manner,
-    watch: &Arc<Watch>,
+    seat: Seat,
     end: End,
 ) -> Response<Body> {
-    let seat = watch.answer(&running);
     let heartbeat = manner.heartbeat.filter(|_| head.is_stream).map(Heartbeat::new);
     let (shape, is_stream) = (manner.shape, head.is_stream);
     let body = AnswerBody { running, shape, is_stream, heartbeat, end, _seat: seat };
     head.response.map(|()| Body::new(body))
-}
-
-fn cut() -> Refusal {
-    let failure = Failure::new(Code::Drained, Stage::Relay, Code::Drained.sentence());
-    Refusal::of(failure, String::new(), 0)
 }
 
 /// Polls the pipeline whenever the server has room.

@@ -93,6 +93,14 @@ impl Default for HttpConfig {
     }
 }
 
+impl HttpConfig {
+    /// Whether every process that reaches the port may call, whatever key it sends.
+    pub fn ignores_keys(&self) -> bool {
+        let is_tcp = |listen: &Listen| matches!(listen, Listen::Tcp(_));
+        self.clients.is_empty() && self.listen.iter().any(is_tcp)
+    }
+}
+
 impl Client {
     /// The `n`-th client of a configuration, judged and charged by itself.
     pub fn alone(n: u16, name: impl Into<String>, key: KeyHash) -> Client {

@@ -90,6 +90,11 @@ impl Gauge {
         }
     }
 
+    /// Whether it carries a single answer.
+    pub fn answers_one(&self) -> bool {
+        self.answering.load(Relaxed) == 1
+    }
+
     /// By the connection's own task alone.
     fn enter(&self, phase: u64) {
         let word = self.word.load(Relaxed);
@@ -155,7 +160,8 @@ async fn serve<S>(
     let builder = builder();
     let service = service_fn(|request: Request<Incoming>| {
         let turn = gauge.begin();
-        let answer = answer(face.clone(), router.clone(), peer.clone(), request);
+        let (face, router, peer) = (face.clone(), router.clone(), peer.clone());
+        let answer = answer(face, router, peer, gauge.clone(), request);
         async move {
             let response = answer.await;
             Ok::<_, Infallible>(response.map(|body| Counted { body, _turn: turn }))
@@ -201,9 +207,11 @@ async fn answer(
     face: Arc<Face>,
     mut router: Router,
     peer: Peer,
+    gauge: Arc<Gauge>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let mut request = request.map(Body::new);
+    request.extensions_mut().insert(gauge);
     let config = face.config();
     let judged = match &peer {
         Peer::Tcp => guard::judge(&config, &request),

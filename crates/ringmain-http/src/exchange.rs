@@ -17,6 +17,7 @@ use ringmain_wire::{Code, Mode, RequestHead};
 use crate::answer::{self, Manner};
 use crate::ask;
 use crate::config::HttpConfig;
+use crate::connection::Gauge;
 use crate::outlet::{Outlet, OutletEgress};
 use crate::refusal::Refusal;
 use crate::running::Running;
@@ -113,7 +114,8 @@ async fn run(
     let work = Box::pin(work(exchange, asked, upload, outlet.clone(), shape));
     let running = Arc::new(Running::new(work, outlet, stop));
     let manner = Manner { shape, heartbeat: config.heartbeat };
-    answer::of(running, manner, face.watch()).await
+    let gauge = parts.extensions.get::<Arc<Gauge>>();
+    answer::of(running, manner, face.watch(), gauge).await
 }
 
 async fn prepare(

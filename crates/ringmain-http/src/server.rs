@@ -156,7 +156,8 @@ impl Handle {
 }
 
 async fn end(face: &Face, limit: Duration) {
-    if timeout(limit, face.emptied()).await.is_err() {
+    // The broker asks what is left then to end; those that nobody polls do not hear it.
+    if timeout(limit + CUT / 2, face.emptied()).await.is_err() {
         face.watch.cut_answers();
         if timeout(CUT, face.emptied()).await.is_err() {
             face.watch.cut_connections();

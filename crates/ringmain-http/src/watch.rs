@@ -35,9 +35,16 @@ pub(crate) struct Limits {
 /// their uids were charged for.
 pub(crate) struct Watch {
     connections: Mutex<HashMap<u64, Watched<Arc<Gauge>>>>,
-    answers: Mutex<HashMap<u64, Watched<Arc<Running>>>>,
+    answers: Mutex<HashMap<u64, Watched<Answer>>>,
     next: AtomicU64,
     began: Notify,
+}
+
+/// An answer, and the connection that carries it.
+#[derive(Clone)]
+struct Answer {
+    running: Arc<Running>,
+    gauge: Option<Arc<Gauge>>,
 }
 
 struct Watched<T> {
@@ -71,10 +78,11 @@ impl Watch {
         Seat { watch: self.clone(), id, is_answer: false }
     }
 
-    pub fn answer(self: &Arc<Self>, running: &Arc<Running>) -> Seat {
+    pub fn answer(self: &Arc<Self>, running: &Arc<Running>, gauge: Option<&Arc<Gauge>>) -> Seat {
         let id = self.next.fetch_add(1, Relaxed);
+        let (running, gauge) = (running.clone(), gauge.cloned());
         let seen = running.turns();
-        self.answers.lock().insert(id, Watched::new(running.clone(), seen));
+        self.answers.lock().insert(id, Watched::new(Answer { running, gauge }, seen));
         Seat { watch: self.clone(), id, is_answer: true }
     }
 
@@ -87,10 +95,10 @@ impl Watch {
         self.connections.lock().values().filter(|watched| watched.what.uid == uid).count()
     }
 
-    /// Ends every answer: a drain whose limit passed.
+    /// Ends every answer that has not ended by itself when the drain limit passed.
     pub fn cut_answers(&self) {
         let all: Vec<_> = self.answers.lock().values().map(|it| it.what.clone()).collect();
-        all.iter().for_each(|running| running.cut(Some(StopCause::Drained)));
+        all.iter().for_each(|answer| answer.cut(Some(StopCause::Drained)));
     }
 
     /// Ends every connection.
@@ -121,13 +129,24 @@ impl Watch {
         }
         let mut stuck = Vec::new();
         for watched in self.answers.lock().values_mut() {
-            let turns = watched.what.turns();
+            let turns = watched.what.running.turns();
             if watched.still_for(turns, now) >= limits.slow_consumer && turns % 2 == 1 {
                 stuck.push(watched.what.clone());
             }
         }
         // Without the lock: whatever a dropped pipeline does, it does not wait for this list.
-        stuck.iter().for_each(|running| running.cut(None));
+        stuck.iter().for_each(|answer| answer.cut(None));
+    }
+}
+
+impl Answer {
+    /// Ends it, and the connection too if it carries nothing else: who does not read does not see
+    /// the end either.
+    fn cut(&self, cause: Option<StopCause>) {
+        self.running.cut(cause);
+        if let Some(gauge) = self.gauge.as_ref().filter(|gauge| gauge.answers_one()) {
+            gauge.end();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ringmain_broker::Broker;
-use ringmain_http::{HttpConfig, HttpError, Listen, Server};
+use ringmain_http::{HttpConfig, HttpError, Server};
 use tracing::{info, warn};
 
 /// Binds its addresses and says who may call.
@@ -15,17 +15,11 @@ pub fn open(config: &HttpConfig, broker: &Arc<Broker>) -> Result<Server, HttpErr
     for address in server.addresses() {
         info!(%address, "serving HTTP");
     }
-    if is_open(config) {
+    if config.ignores_keys() {
         warn!(
             "every process of this host may call over TCP, whatever key it sends: name callers as \
              [[client]] to close it"
         );
     }
     Ok(server)
-}
-
-/// Whether TCP callers need no key.
-pub fn is_open(config: &HttpConfig) -> bool {
-    let is_tcp = |listen: &Listen| matches!(listen, Listen::Tcp(_));
-    config.clients.is_empty() && config.listen.iter().any(is_tcp)
 }

@@ -1,0 +1,131 @@
+//! Errors before and after the head, in the caller's own shape.
+
+use serde_json::{Value, json};
+
+use crate::common::Config;
+use crate::{World, chat, plain};
+
+#[test]
+fn http_a_provider_s_refusal_passes_as_it_is() {
+    let world = World::start();
+    let reply = world.chat("status=422");
+    assert_eq!((reply.status, reply.is_whole), (422, true));
+    assert!(reply.text().contains("the simulated provider answers 422"), "{}", reply.text());
+    let limited = world.chat("status=429 retry_after=200");
+    assert_eq!((limited.status, limited.header("retry-after")), (429, Some("200")));
+}
+
+/// Retries of the broker and of its caller's library would multiply.
+#[test]
+fn http_what_was_tried_again_is_not_to_be_tried_again() {
+    let world = World::start();
+    let reply = world.chat("status=503");
+    let attempts = world.provider.log().len();
+    assert_eq!(reply.status, 503);
+    assert!(attempts > 1, "{attempts} attempts");
+    assert_eq!(reply.header("x-should-retry"), Some("false"));
+}
+
+#[test]
+fn http_errors_of_the_broker_have_the_shape_of_the_api() {
+    let world = World::start();
+    let unknown = world.post("/v1/chat/completions", &json!({"model": "tinny"}));
+    let error = &unknown.json()["error"];
+    assert_eq!((unknown.status, error["code"].as_str()), (404, Some("UnknownRoute")));
+    assert_eq!((&error["type"], &error["param"]), (&json!("invalid_request_error"), &Value::Null));
+    assert!(error["message"].as_str().unwrap().contains("nearest of 1 is \"tiny\""));
+    let id = unknown.header("x-request-id").unwrap().to_owned();
+    assert!(error["message"].as_str().unwrap().ends_with(&format!("({id})")));
+    let object = world.post("/v1/messages", &json!({"model": "tinny"})).json();
+    assert_eq!(
+        (&object["type"], &object["error"]["code"]),
+        (&json!("error"), &json!("UnknownRoute"))
+    );
+    assert_eq!(object["error"]["type"], "not_found_error");
+    for (path, status) in [("/v2/x", 404), ("/", 404), ("/v1/chat/completions", 405)] {
+        assert_eq!(world.get(path).status, status, "{path}");
+    }
+    for path in ["/v1/a%2e%2e", "/v1/a//b", "/v1/%2fadmin"] {
+        let headers = [("x-ringmain-route", "tiny")];
+        let reply = world.connect().post(path, &headers, b"{}");
+        assert_eq!((reply.status, reply.code().as_str()), (400, "InvalidHead"), "{path}");
+    }
+}
+
+/// After status 200 an error is an event, and then the framing stays open: never a clean end.
+#[test]
+fn http_a_stream_that_breaks_ends_with_an_error_and_without_an_end() {
+    let world = World::start();
+    for (fault, code) in [("close_early", "UpstreamReset"), ("no_done", "UpstreamTruncated")] {
+        let fault_at = if fault == "no_done" { "" } else { " at=2" };
+        let reply = world.chat(&format!("n=5 gap_us=1000 fault={fault}{fault_at}"));
+        if fault == "no_done" && reply.is_whole {
+            // A finish reason and a framed end are a good end too.
+            continue;
+        }
+        assert_eq!((reply.status, reply.is_whole), (200, false), "{fault}");
+        let last: Value = serde_json::from_str(reply.data().last().unwrap()).unwrap();
+        let told = last["error"]["code"].as_str().unwrap();
+        assert!(told == code || told == "UpstreamTruncated", "{fault}: {last}");
+        assert!(reply.text().ends_with("\n\n") && !reply.text().contains("[DONE]"), "{fault}");
+    }
+}
+
+#[test]
+fn http_an_event_that_was_cut_off_does_not_swallow_the_error() {
+    let world = World::start();
+    let reply = world.chat("n=5 gap_us=1000 fault=half_event at=2");
+    assert!(!reply.is_whole, "{reply:?}");
+    let last: Value = serde_json::from_str(reply.data().last().unwrap()).unwrap();
+    assert!(last["error"]["code"].is_string(), "{last}");
+}
+
+#[test]
+fn http_an_error_event_of_the_provider_is_told_once() {
+    let world = World::start();
+    let reply = world.chat("n=5 gap_us=1000 fault=error_event at=2");
+    assert_eq!((reply.status, reply.is_whole), (200, false));
+    let errors = reply.data().iter().filter(|data| data.contains("\"error\"")).count();
+    assert_eq!(errors, 1, "{}", reply.text());
+}
+
+/// What stock clients take for the end of an empty answer is an error here.
+#[test]
+fn http_what_is_no_answer_is_an_error_status() {
+    let mut config = Config::default();
+    config.tail = "[retry]\nattempts = 1\n".to_owned();
+    let world = World::of("", config, ringmain_sim::ProviderConfig::default());
+    for fault in ["empty", "not_sse"] {
+        let reply = world.chat(&format!("n=3 fault={fault}"));
+        assert_eq!((reply.status, reply.code().as_str()), (502, "UpstreamProtocol"), "{fault}");
+    }
+    let reply = world.chat("n=3 fault=reset at=0");
+    assert_eq!(reply.status, 502, "{}", reply.text());
+}
+
+#[test]
+fn http_a_plain_answer_that_breaks_is_an_error_status() {
+    let world = World::start();
+    let body = plain("n=500 fault=close_early");
+    let reply = world.post("/v1/chat/completions", &body);
+    assert_eq!(reply.status, 502, "{reply:?}");
+    assert_eq!(reply.json()["error"]["type"], "server_error");
+}
+
+/// Comments show that a silent stream lives: between events, without a blank line of their own.
+#[test]
+fn http_heartbeats_stand_between_events() {
+    let world = World::with("heartbeat = \"50ms\"\n");
+    let reply = world.chat("n=3 gap_us=400000 seed=1");
+    let beats = reply.text().matches(": x\n").count();
+    assert!(beats >= 2, "{beats} in {}", reply.text());
+    let without = reply.text().replace(": x\n", "");
+    let direct = crate::wire::Connection::tcp(world.provider.addr()).post(
+        "/v1/chat/completions",
+        &[],
+        chat("n=3 seed=1").to_string().as_bytes(),
+    );
+    assert_eq!(without, direct.text());
+    let quiet = World::with("heartbeat = \"0s\"\n").chat("n=3 gap_us=100000");
+    assert!(!quiet.text().contains(": x"));
+}

@@ -1,0 +1,217 @@
+//! Bounds, keep-alive, smuggling, HTTP/2, the drain.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::common::{Config, WATCHDOG, eventually};
+use crate::{World, chat, plain};
+
+const HEAD: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
+    content-type: application/json\r\n";
+
+#[test]
+fn http_a_connection_serves_many_requests() {
+    let world = World::start();
+    let mut connection = world.connect();
+    for n in 0..20 {
+        let streamed = chat("n=3").to_string();
+        assert!(connection.post("/v1/chat/completions", &[], streamed.as_bytes()).is_whole);
+        let unknown = json!({"model": format!("nope-{n}")}).to_string();
+        assert_eq!(connection.post("/v1/chat/completions", &[], unknown.as_bytes()).status, 404);
+        assert_eq!(connection.post("/v1/chat/completions", &[], b"{").status, 400);
+    }
+    assert!(!connection.is_closed_within(Duration::from_millis(50)));
+}
+
+#[test]
+fn http_bodies_are_bounded() {
+    let world = World::with("body_max = \"4KiB\"\n");
+    let large = json!({"model": "tiny", "x": "y".repeat(5000)}).to_string();
+    let mut connection = world.connect();
+    let reply = connection.post("/v1/chat/completions", &[], large.as_bytes());
+    assert_eq!((reply.status, reply.code().as_str()), (413, "BodyTooLarge"));
+    // It was read to its end, so the connection is as good as before.
+    let reply = connection.post("/v1/chat/completions", &[], plain("n=1").to_string().as_bytes());
+    assert_eq!(reply.status, 200);
+    // Without a length it is cut off where it becomes too long.
+    let chunk = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
+    let reply = world.connect().ask(&format!("{HEAD}transfer-encoding: chunked\r\n\r\n{chunk}"));
+    assert_eq!(reply.status, 413);
+    // Far too long to be read for nothing.
+    let mut connection = world.connect();
+    connection
+        .send(format!("{HEAD}content-length: 99999999\r\nexpect: 100-continue\r\n\r\n").as_bytes());
+    let reply = connection.reply();
+    assert_eq!((reply.status, reply.header("connection")), (413, Some("close")));
+    assert!(world.provider.log().len() == 1);
+}
+
+#[test]
+fn http_heads_are_bounded() {
+    let world = World::start();
+    let long =
+        format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(99_000));
+    assert_eq!(world.connect().ask(&long).status, 431);
+    let many: String = (0..100).map(|n| format!("x-{n}: y\r\n")).collect();
+    let many = format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\n{many}\r\n");
+    assert_eq!(world.connect().ask(&many).status, 431);
+}
+
+#[test]
+fn http_heads_and_bodies_have_a_time() {
+    let world = World::with("head = \"200ms\"\nbody = \"200ms\"\n");
+    let mut drip = world.connect();
+    drip.send(b"POST /v1/chat/comp");
+    assert!(drip.is_closed_within(WATCHDOG), "a head that does not come");
+    let mut stuck = world.connect();
+    stuck.send(format!("{HEAD}content-length: 10\r\n\r\n{{").as_bytes());
+    let reply = stuck.reply();
+    assert_eq!((reply.status, reply.header("connection")), (408, Some("close")));
+    // Whoever has said nothing yet is left alone for longer.
+    let mut silent = world.connect();
+    assert!(!silent.is_closed_within(Duration::from_millis(600)));
+    assert_eq!(
+        silent.post("/v1/chat/completions", &[], plain("n=1").to_string().as_bytes()).status,
+        200
+    );
+}
+
+#[test]
+fn http_unused_connections_are_closed_in_the_end() {
+    let world = World::with("idle = \"300ms\"\n");
+    let mut connection = world.connect();
+    let body = plain("n=1").to_string();
+    assert_eq!(connection.post("/v1/chat/completions", &[], body.as_bytes()).status, 200);
+    assert!(connection.is_closed_within(WATCHDOG));
+    // An answer that takes longer is no idleness.
+    let slow = chat("n=3 gap_us=400000").to_string();
+    assert!(world.connect().post("/v1/chat/completions", &[], slow.as_bytes()).is_whole);
+}
+
+#[test]
+fn http_connections_are_bounded() {
+    let world = World::with("connections = 4\n");
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut connection = world.connect();
+            let body = plain("n=1").to_string();
+            assert_eq!(connection.post("/v1/chat/completions", &[], body.as_bytes()).status, 200);
+            connection
+        })
+        .collect();
+    assert!(world.connect().is_closed_within(WATCHDOG), "half of them for one uid");
+    drop(held);
+    eventually("there is room again", || world.get("/healthz").status == 200);
+}
+
+/// Two readers of the same bytes must not see two different requests.
+#[test]
+fn http_smuggling_is_refused() {
+    let world = World::start();
+    let smuggled = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let framings = [
+        ("content-length: 4\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\ncontent-length: 4\r\n", "0\r\n\r\n"),
+    ];
+    for (framing, body) in framings {
+        let mut connection = world.connect();
+        let first = connection.ask(&format!("{HEAD}{framing}\r\n{body}{smuggled}"));
+        assert_eq!(first.status, 400, "{framing}: the body is empty");
+        assert_eq!(connection.head().status, 0, "{framing}: nothing behind it is a request");
+    }
+    for head in [
+        format!("{HEAD}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}"),
+        format!("{HEAD}content-length: 2, 3\r\n\r\n{{}}"),
+        format!("{HEAD}content-length: +2\r\n\r\n{{}}"),
+        format!("{HEAD}content-length: 0x2\r\n\r\n{{}}"),
+        format!("{HEAD}transfer-encoding: gzip\r\n\r\n{{}}"),
+        format!("{HEAD}transfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
+        format!("{HEAD}transfer-encoding : chunked\r\n\r\n0\r\n\r\n"),
+        format!("{HEAD}x: a\r\n b\r\ncontent-length: 2\r\n\r\n{{}}"),
+        format!("{HEAD} content-length: 2\r\n\r\n{{}}"),
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\
+         content-length: 2\r\n\r\n{}"
+            .to_owned(),
+        "POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
+        "GET http://evil.example/v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+    ] {
+        let reply = world.connect().ask(&head);
+        assert_eq!(reply.status, 400, "{head}");
+    }
+    let bad_chunk = format!("{HEAD}transfer-encoding: chunked\r\n\r\n-1\r\n\r\n");
+    let reply = world.connect().ask(&bad_chunk);
+    assert!(matches!(reply.status, 0 | 400), "{reply:?}");
+    assert!(world.provider.log().is_empty());
+}
+
+#[test]
+fn http_version_2_serves_many_streams_on_one_connection() {
+    let world = World::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+        let url = format!("http://{}/v1/chat/completions", world.addr);
+        let calls: Vec<_> = (0..50)
+            .map(|n| {
+                let body = chat(&format!("n=20 gap_us=1000 id=h2-{n}")).to_string();
+                let request = client.post(&url).header("content-type", "application/json");
+                tokio::spawn(request.body(body).send())
+            })
+            .collect();
+        for call in calls {
+            let response = call.await.unwrap().unwrap();
+            assert_eq!(response.version(), reqwest::Version::HTTP_2);
+            assert!(response.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+        }
+        let body = chat("n=5 gap_us=1000 fault=close_early at=2").to_string();
+        let broken = client.post(&url).header("content-type", "application/json").body(body);
+        assert!(broken.send().await.unwrap().bytes().await.is_err(), "no clean end");
+        let left = client.post(&url).header("content-type", "application/json");
+        let left = left.body(chat("n=9 ttft_us=20000000 id=left").to_string()).send();
+        assert!(tokio::time::timeout(Duration::from_millis(300), left).await.is_err());
+    });
+    let log = world.provider.log_handle();
+    let gone = log.wait_for(WATCHDOG, |records| {
+        records.iter().any(|record| record.id() == "left" && record.client_gone_ns().is_some())
+    });
+    assert!(gone.is_some(), "a stream that was reset is dropped upstream");
+}
+
+#[test]
+fn http_a_drain_finishes_what_runs_and_takes_nothing_new() {
+    let mut world = World::start();
+    let mut idle = world.connect();
+    assert_eq!(
+        idle.post("/v1/chat/completions", &[], plain("n=1").to_string().as_bytes()).status,
+        200
+    );
+    let mut running = world.connect();
+    let body = chat("n=40 gap_us=20000").to_string();
+    running.send_post("/v1/chat/completions", &[], body.as_bytes());
+    let mut reply = running.head();
+    assert_eq!(reply.status, 200);
+    world.broker.signal(Signal::SIGTERM);
+    assert!(idle.is_closed_within(WATCHDOG), "an unused connection is closed");
+    eventually("the port is closed", || std::net::TcpStream::connect(world.addr).is_err());
+    reply.body = running.rest();
+    assert!(reply.text().contains("data: [DONE]"), "{}", reply.text());
+    assert!(world.broker.wait().success());
+    assert!(!world.socket.exists());
+}
+
+#[test]
+fn http_a_drain_that_takes_too_long_is_told_to_the_caller() {
+    let mut config = Config::default();
+    config.broker = "drain = \"300ms\"".to_owned();
+    let mut world = World::of("", config, ringmain_sim::ProviderConfig::default());
+    let mut running = world.connect();
+    let body = chat("n=100000 gap_us=20000").to_string();
+    running.send_post("/v1/chat/completions", &[], body.as_bytes());
+    assert_eq!(running.head().status, 200);
+    world.broker.signal(Signal::SIGTERM);
+    let rest = String::from_utf8(running.rest()).unwrap();
+    assert!(rest.contains("\"Drained\"") && !rest.contains("[DONE]"), "{rest}");
+    assert!(world.broker.wait().success());
+}

@@ -199,7 +199,9 @@ fn make(
         let peer_segment = PeerSegment::create("ringmain-caller", geometry.caller_bytes(), compat)?;
         let own_segment =
             OwnSegment::create("ringmain-responder", geometry.responder_bytes(), uid, compat)?;
-        populate(&geometry, &peer_segment, &own_segment)?;
+        let (first, second) = first_pages(&geometry);
+        peer_segment.map.populate(0, first)?;
+        own_segment.map.populate(0, second)?;
         let (own_bell, own_ringer) = bell_pair()?;
         let (peer_bell, peer_ringer) = bell_pair()?;
         let ringer = Ringer::for_peer(peer_ringer, control.as_fd(), uid, compat)?;
@@ -271,12 +273,11 @@ pub(crate) fn welcome(broker: &Broker, id: u64, geometry: Geometry) -> Welcome {
     welcome
 }
 
-/// Makes the pages that every session touches at once: words and entries, the first page of the
-/// arena, the start of the first lane.
-fn populate(geometry: &Geometry, peer: &PeerSegment, own: &OwnSegment) -> io::Result<()> {
+/// Bytes of the caller segment and of the responder segment that every session touches at once:
+/// words and entries, the first page of the arena, the start of the first lane.
+pub(crate) fn first_pages(geometry: &Geometry) -> (usize, usize) {
     let caller = (geometry.arena_offset() + PAGE_BYTES).min(POPULATE_BYTES_MAX * 2 / 3);
-    peer.map.populate(0, caller)?;
-    own.map.populate(0, (POPULATE_BYTES_MAX - caller).min(geometry.responder_bytes()))
+    (caller, (POPULATE_BYTES_MAX - caller).min(geometry.responder_bytes()))
 }
 
 fn peer_fd(bell: Bell) -> OwnedFd {

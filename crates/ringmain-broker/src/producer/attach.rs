@@ -9,12 +9,11 @@ use ringmain_policy::Slot;
 use ringmain_ring::Ring;
 use ringmain_shm::{Control, OwnSegment, PeerSegment, Readiness, Ringer, bell_pair};
 use ringmain_wire::control::{Hello, Refused, Welcome};
-use ringmain_wire::limits::{PAGE_BYTES, POPULATE_BYTES_MAX};
 use ringmain_wire::{Code, Geometry};
 
 use super::{Producer, ProducerParts};
 use crate::allow::Identity;
-use crate::attach::{Admission, inside, welcome};
+use crate::attach::{Admission, first_pages, inside, welcome};
 use crate::broker::Broker;
 
 /// Most bytes of a name: what a response head carries of it.
@@ -46,7 +45,9 @@ pub(crate) fn make(
         let id = broker.next_session();
         let own = OwnSegment::create("ringmain-caller", geometry.caller_bytes(), uid, compat)?;
         let theirs = PeerSegment::create("ringmain-responder", geometry.responder_bytes(), compat)?;
-        populate(&geometry, &own, &theirs)?;
+        let (first, second) = first_pages(&geometry);
+        own.map.populate(0, first)?;
+        theirs.map.populate(0, second)?;
         let (own_bell, own_ringer) = bell_pair()?;
         let (peer_bell, peer_ringer) = bell_pair()?;
         let ringer = Ringer::for_peer(peer_ringer, control.as_fd(), uid, compat)?;
@@ -92,12 +93,4 @@ fn permit(broker: &Broker, name: &str, identity: &Identity) -> Result<(), Refuse
         return Err(Refused::new(Code::NotAllowed, text));
     }
     Ok(())
-}
-
-/// Makes the pages that every session touches at once: words and entries, the first page of the
-/// arena, the start of the first lane.
-fn populate(geometry: &Geometry, own: &OwnSegment, theirs: &PeerSegment) -> io::Result<()> {
-    let caller = (geometry.arena_offset() + PAGE_BYTES).min(POPULATE_BYTES_MAX * 2 / 3);
-    own.map.populate(0, caller)?;
-    theirs.map.populate(0, (POPULATE_BYTES_MAX - caller).min(geometry.responder_bytes()))
 }

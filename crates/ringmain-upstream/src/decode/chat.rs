@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::failure::{self, is_truthy};
 use super::queue::{Queue, ToolText};
-use super::quick::{self, Quick};
+use super::quick::{Quick, Usual};
 use super::seen::{Seen, Unreadable, Whole};
 use super::text::{inside, owned};
 use super::usage;
@@ -24,6 +24,8 @@ const CHOICES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Chat {
     choices: Vec<Choice>,
+    /// What the usual event looks like.
+    usual: Usual,
     pub usage: Option<Usage>,
     /// The provider's own word for the first finish reason.
     finish_text: String,
@@ -121,7 +123,7 @@ struct Part<'a> {
 impl Chat {
     /// Reads one event of a stream.
     pub fn read(&mut self, data: &[u8], queue: &mut Queue) -> Result<Seen, Unreadable> {
-        let Some(Quick { choice, content }) = quick::read(data) else {
+        let Some(Quick { choice, content }) = self.usual.read(data) else {
             return self.read_fully(data, queue);
         };
         self.place_of(choice)?;
@@ -312,6 +314,7 @@ fn finish_reason(word: &str) -> FinishReason {
 
 #[cfg(test)]
 mod tests {
+    use super::super::quick;
     use super::*;
     use proptest::prelude::*;
 
@@ -321,16 +324,24 @@ mod tests {
     fn told(chat: &Chat, seen: Result<Seen, Unreadable>, queue: &mut Queue) -> String {
         let pieces = std::iter::from_fn(|| queue.pop()).map(|piece| format!("{piece:?}"));
         let pieces: Vec<String> = pieces.collect();
-        format!("{:?} {pieces:?} {:?} {chat:?}", seen.map_err(|error| error.0), queue.unescaped)
+        let Chat { choices, usage, finish_text, .. } = chat;
+        let state = format!("{choices:?} {usage:?} {finish_text:?}");
+        let seen = seen.map_err(|error| error.0);
+        format!("{seen:?} {pieces:?} {:?} {state}", queue.unescaped)
     }
 
-    fn both(data: &[u8]) -> (bool, String, String) {
-        let (mut chat, mut queue) = (Chat::default(), Queue::default());
-        let seen = chat.read(data, &mut queue);
-        let quickly = told(&chat, seen, &mut queue);
-        let (mut chat, mut queue) = (Chat::default(), Queue::default());
-        let seen = chat.read_fully(data, &mut queue);
-        (quick::read(data).is_some(), quickly, told(&chat, seen, &mut queue))
+    /// Two events of one stream, read quickly and read fully.
+    fn both(first: &[u8], then: &[u8]) -> (String, String) {
+        let read = |how: fn(&mut Chat, &[u8], &mut Queue) -> Result<Seen, Unreadable>| {
+            let (mut chat, mut queue) = (Chat::default(), Queue::default());
+            let events = [first, then].map(|data| {
+                queue.begin();
+                let seen = how(&mut chat, data, &mut queue);
+                told(&chat, seen, &mut queue)
+            });
+            events.concat()
+        };
+        (read(Chat::read), read(Chat::read_fully))
     }
 
     #[test]
@@ -339,8 +350,8 @@ mod tests {
         let spoken = USUAL.replace("{\"content", "{\"role\":\"assistant\",\"content");
         let escaped = USUAL.replace("word", r#"\u00e9\"\\/é"#);
         for usual in [USUAL, &spaced, &spoken, &escaped] {
-            let (is_quick, quickly, fully) = both(usual.as_bytes());
-            assert!(is_quick, "{usual}");
+            assert!(quick::read(usual.as_bytes()).is_some(), "{usual}");
+            let (quickly, fully) = both(usual.as_bytes(), USUAL.as_bytes());
             assert_eq!(quickly, fully, "{usual}");
         }
         for (from, to) in [
@@ -388,10 +399,10 @@ mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
-            let (is_quick, quickly, fully) = both(&bytes);
-            if is_quick {
-                prop_assert_eq!(quickly, fully);
-            }
+            let (quickly, fully) = both(USUAL.as_bytes(), &bytes);
+            prop_assert_eq!(quickly, fully);
+            let (quickly, fully) = both(&bytes, USUAL.as_bytes());
+            prop_assert_eq!(quickly, fully);
         }
     }
 }

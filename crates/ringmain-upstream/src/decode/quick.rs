@@ -4,6 +4,73 @@
 //! with a single look at each of its bytes; anything else, be it only a field that is not null,
 //! is left to the full reading. What is taken here the full reading would take too, and say the
 //! same of it: a test compares the two.
+//!
+//! Most streams say the same around every piece: id, time and model do not change. An event that
+//! begins and ends like the one before it is known but for its content, and that is all of it that
+//! is looked at.
+
+use super::text::range_in;
+
+/// Most bytes of an event without its content that are kept to know the next one by.
+const AROUND_BYTES_MAX: usize = 2048;
+/// Most events in a row that did not look like the one before, until that is not tried any more.
+const STRANGERS_MAX: u8 = 8;
+
+/// The usual event of one stream, as it came last.
+#[derive(Debug, Default)]
+pub(super) struct Usual {
+    /// What stood before the content, its opening quote included; empty: nothing is known.
+    before: Vec<u8>,
+    /// What stood behind it, from its closing quote on.
+    after: Vec<u8>,
+    choice: u16,
+    strangers: u8,
+}
+
+impl Usual {
+    /// Reads the usual event; `None` for every other.
+    pub fn read<'a>(&mut self, data: &'a [u8]) -> Option<Quick<'a>> {
+        if self.strangers > STRANGERS_MAX {
+            return read(data);
+        }
+        if let Some(content) = self.recognize(data) {
+            self.strangers = 0;
+            return Some(Quick { choice: self.choice, content: Some(content) });
+        }
+        let quick = read(data)?;
+        if let Some(content) = quick.content {
+            self.strangers += 1;
+            self.learn(data, quick.choice, content);
+        }
+        Some(quick)
+    }
+
+    /// The content of an event that is known around it.
+    fn recognize<'a>(&self, data: &'a [u8]) -> Option<&'a str> {
+        let end = data.len().checked_sub(self.after.len())?;
+        if self.before.is_empty()
+            || end < self.before.len()
+            || !data.ends_with(&self.after)
+            || !data.starts_with(&self.before)
+        {
+            return None;
+        }
+        // The content has to end where what is known begins.
+        let mut scan = Scan { bytes: data, at: self.before.len() - 1 };
+        scan.text().filter(|_| scan.at == end + 1)
+    }
+
+    fn learn(&mut self, data: &[u8], choice: u16, content: &str) {
+        let content = range_in(data, content);
+        self.choice = choice;
+        self.before.clear();
+        self.after.clear();
+        if data.len() - content.len() <= AROUND_BYTES_MAX {
+            self.before.extend_from_slice(&data[..content.start]);
+            self.after.extend_from_slice(&data[content.end..]);
+        }
+    }
+}
 
 /// What the usual event says.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +93,7 @@ const OF_DELTA: [&[u8]; 7] = [
     b"function_call",
 ];
 
-/// Reads the usual event; `None` for every other.
+/// Reads the usual event of a stream that nothing is known of.
 pub(super) fn read(data: &[u8]) -> Option<Quick<'_>> {
     let mut scan = Scan { bytes: data, at: 0 };
     let mut quick = None;
@@ -141,7 +208,7 @@ impl<'a> Scan<'a> {
     fn plain_string(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
         let start = self.at;
-        let length = self.bytes[start..].iter().position(|&byte| is_special(byte))?;
+        let length = plain_bytes(&self.bytes[start..])?;
         self.at = start + length + 1;
         (self.bytes[start + length] == b'"').then(|| &self.bytes[start..start + length])
     }
@@ -151,7 +218,7 @@ impl<'a> Scan<'a> {
         self.expect(b'"')?;
         let start = self.at;
         loop {
-            let length = self.bytes[self.at..].iter().position(|&byte| is_special(byte))?;
+            let length = plain_bytes(&self.bytes[self.at..])?;
             self.at += length + 1;
             match self.bytes[self.at - 1] {
                 b'"' => return str::from_utf8(&self.bytes[start..self.at - 1]).ok(),
@@ -199,7 +266,24 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Ends a run of plain characters in a string. What is below a blank is not allowed in one.
-fn is_special(byte: u8) -> bool {
-    byte < b' ' || byte == b'"' || byte == b'\\'
+/// How many bytes of a string's inside are plain: up to a quote, a backslash, or what may not
+/// stand in a string. Eight at a time: the lowest bit that is left marks the first byte that is
+/// not, for a borrow goes upwards only.
+fn plain_bytes(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let zero_byte = |word: u64| word.wrapping_sub(ONES) & !word;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let low = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+        let quote = zero_byte(word ^ ONES * u64::from(b'"'));
+        let escape = zero_byte(word ^ ONES * u64::from(b'\\'));
+        let special = (low | quote | escape) & HIGH;
+        if special != 0 {
+            return Some(8 * index + special.trailing_zeros() as usize / 8);
+        }
+    }
+    let is_special = |&byte: &u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    Some(8 * words.len() + rest.iter().position(is_special)?)
 }

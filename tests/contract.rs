@@ -176,6 +176,79 @@ fn contract_03_no_call_outlives_its_deadline() {
     assert_kept(history(callers), &provider);
 }
 
+/// How often the provider was asked for each of these, in order.
+fn asked(provider: &Provider, callers: &[CallerRecord]) -> Vec<usize> {
+    let log = provider.log();
+    let times = |caller: &CallerRecord| log.iter().filter(|seen| seen.id() == caller.id).count();
+    callers.iter().map(times).collect()
+}
+
+#[test]
+fn contract_04_at_most_once_upstream() {
+    let (provider, broker) = world();
+    let client = client(&broker);
+    // Nothing tells what became of a request that was read and never answered, nor is one that
+    // must not be done twice ever done twice, whatever its provider answers.
+    let deadline = Some(Duration::from_millis(300));
+    let mut plans = vec![Plan { deadline, ..Plan::new(faulty(Fault::RefuseHead)) }];
+    let refusals =
+        [Fault::UnavailableThenFine, Fault::RateThenFine, Fault::ErrorThenFine, Fault::Empty];
+    let once = |fault: &Fault| Plan { once: true, ..Plan::new(faulty(*fault)) };
+    plans.extend(refusals.iter().map(once));
+    plans.push(Plan::new(faulty(Fault::Bad400)));
+    let callers = run_all(&client, plans);
+    assert_eq!(asked(&provider, &callers), [1; 6]);
+    assert!(callers.iter().all(|caller| caller.error_code().is_some()));
+    assert_kept(history(callers), &provider);
+}
+
+#[test]
+fn contract_05_retries_are_provably_safe() {
+    let (provider, broker) = world();
+    let client = client(&broker);
+    let refusals = [Fault::UnavailableThenFine, Fault::RateThenFine, Fault::ErrorThenFine];
+    let callers = run_all(&client, refusals.map(|fault| Plan::new(faulty(fault))).to_vec());
+    assert_eq!(asked(&provider, &callers), [2; 3]);
+    for caller in &callers {
+        assert!(matches!(caller.end, Some(End::End { .. })), "{:?}", caller.end);
+        assert_eq!(caller.status, Some(200), "of the first attempt nothing is shown");
+    }
+    // What never gets better ends with the last attempt; what its provider wants never to be sent
+    // again, or only later than anybody waits, with the first.
+    let hopeless = [Fault::Unavailable503, Fault::RateLong, Fault::NeverRetry503];
+    let others = run_all(&client, hopeless.map(|fault| Plan::new(faulty(fault))).to_vec());
+    assert_eq!(asked(&provider, &others), [3, 1, 1]);
+    let mut history = history(callers);
+    history.callers.extend(others);
+    assert_kept(history, &provider);
+}
+
+/// A second endpoint stands behind the first: a provider that fails by script and one that does
+/// not, the same script.
+#[test]
+fn contract_06_nothing_is_sent_again_after_content() {
+    let second = Provider::start(ProviderConfig::default()).unwrap();
+    let address = second.addr();
+    let tail = format!(
+        "fallback = [{{ name = \"second\" }}]\n[[endpoint]]\nname = \"second\"\n\
+         base_url = \"http://{address}/v1\"\n"
+    );
+    let (provider, broker) = world_with(BrokerFile { tail, ..BrokerFile::default() });
+    let client = client(&broker);
+    let late = [Fault::CloseEarly, Fault::ErrorEvent, Fault::NoDone, Fault::Reset];
+    let plans: Vec<_> = late.iter().map(|fault| Plan::new(faulty(*fault))).collect();
+    let callers = run_all(&client, plans);
+    assert_eq!(asked(&provider, &callers), [1; 4]);
+    assert_eq!(second.log().len(), 0, "content had come, so no other endpoint was asked");
+    assert!(callers.iter().all(|caller| caller.content_bytes() > 0));
+    assert_kept(history(callers), &provider);
+    // Before the first content the other endpoint is asked at once, and when it refuses too, the
+    // first one again: of both refusals nothing is seen.
+    let early = run_all(&client, vec![Plan::new(faulty(Fault::UnavailableThenFine))]);
+    assert!(matches!(early[0].end, Some(End::End { .. })), "{:?}", early[0].end);
+    assert_eq!((asked(&provider, &early), asked(&second, &early)), (vec![2], vec![1]));
+}
+
 #[test]
 fn contract_07_a_broken_stream_is_a_prefix_and_an_error() {
     let (provider, broker) = world();

@@ -24,6 +24,15 @@ pub struct Plan {
     pub drop_after: Option<u64>,
     /// Number of this process in the history.
     pub process: u64,
+    /// Whether it must not be done twice.
+    pub once: bool,
+    /// Model that is asked for.
+    pub route: String,
+    /// Whether the script travels in a header field as well, for what is decided before the
+    /// body of the request is read.
+    pub in_head: bool,
+    /// Bytes of prompt in front of the script.
+    pub fill: usize,
 }
 
 impl Plan {
@@ -37,6 +46,10 @@ impl Plan {
             cancel_after: None,
             drop_after: None,
             process,
+            once: false,
+            route: "tiny".to_owned(),
+            in_head: false,
+            fill: 0,
         }
     }
 
@@ -44,18 +57,27 @@ impl Plan {
     pub fn submit(&self, client: &Client) -> Running {
         let id = new_id(self.process);
         let script = Script { id: Some(id.clone()), ..self.script.clone() };
-        let prompt = format!("tell me {script}");
+        let prompt = format!("{}tell me {script}", "x".repeat(self.fill));
+        let words = script.to_string();
+        let words = words.trim_start_matches("[[sim").trim_end_matches("]]").trim();
         let mut request =
-            Request::new("tiny", "/chat/completions").mode(self.mode).usage_requested();
+            Request::new(&self.route, "/chat/completions").mode(self.mode).usage_requested();
+        if self.in_head {
+            request = request.header("x-sim", words);
+        }
         if let Some(deadline) = self.deadline {
             request = request.deadline(deadline);
+        }
+        if self.once {
+            request = request.idempotent(false);
         }
         let mut recorder = Recorder::new(id, self.process, nix::unistd::getuid().as_raw());
         let record = recorder.record();
         record.mode = mode(self.mode);
         record.usage_requested = true;
+        record.once = self.once;
         record.deadline_ns = self.deadline.map(|left| monotonic_ns() + left.as_nanos() as u64);
-        let stream = client.submit(&request, &ChatBody::new("tiny").message("user", prompt));
+        let stream = client.submit(&request, &ChatBody::new(&self.route).message("user", prompt));
         let stream = match stream {
             Ok(stream) => {
                 recorder.accepted(0, self.process, 0);
@@ -171,6 +193,7 @@ fn note(recorder: &mut Recorder, item: &Item<'_>) -> Step {
             return Step::Content;
         }
         Item::Head(head) => {
+            recorder.attempt(head.attempt);
             recorder.head(head.status, head.log_id);
             return Step::Other;
         }

@@ -73,8 +73,7 @@ impl Failed {
                 408 | 500.. => running.failed(),
                 _ => running.answered(),
             },
-            Failed::Lost(failure) if speaks_against(failure) => running.failed(),
-            Failed::Lost(_) => {}
+            Failed::Lost(failure) => charge(failure, running),
         }
     }
 }
@@ -102,8 +101,18 @@ fn fault_of(failure: &Failure) -> Fault {
     }
 }
 
+/// Tells the health of an endpoint how the request there failed.
+pub(crate) fn charge(failure: &Failure, running: &mut Running) {
+    match failure.code {
+        // It lives and says so, and what it objects to can be this caller's request alone.
+        Code::UpstreamError => running.was_busy(),
+        _ if speaks_against(failure) => running.failed(),
+        _ => {}
+    }
+}
+
 /// Whether a failure is the endpoint's own.
-pub(crate) fn speaks_against(failure: &Failure) -> bool {
+fn speaks_against(failure: &Failure) -> bool {
     use Code::*;
     matches!(
         failure.code,
@@ -112,7 +121,6 @@ pub(crate) fn speaks_against(failure: &Failure) -> bool {
             | UpstreamTls
             | UpstreamTruncated
             | UpstreamProtocol
-            | UpstreamError
             | UpstreamTooLarge
             | UpstreamEncoding
             | ConnectTimeout

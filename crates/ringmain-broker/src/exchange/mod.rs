@@ -16,7 +16,7 @@ pub(crate) use lane::{ping, start};
 use crate::account::Charge;
 use crate::alarm::{Alarm, Expired};
 use crate::allow::Identity;
-use crate::attempt::verdict::speaks_against;
+use crate::attempt::verdict;
 use crate::broker::{Broker, Phase};
 use crate::egress::Egress;
 use crate::failure::Failure;
@@ -329,10 +329,9 @@ impl Record {
     /// the last is charged with what is its own.
     fn judge(&mut self, mut failure: Failure) -> Failure {
         failure.sent = failure.sent.max(self.sent);
-        if let Some(running) = self.running.as_mut().filter(|_| speaks_against(&failure)) {
-            running.failed();
+        if let Some(mut running) = self.running.take() {
+            verdict::charge(&failure, &mut running);
         }
-        self.running = None;
         failure
     }
 

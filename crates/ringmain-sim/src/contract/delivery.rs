@@ -1,12 +1,11 @@
-//! Clauses about what was delivered against what the provider sent: 4 to 8 and 13.
+//! Clauses about what was delivered against what the provider sent: 7, 8 and 13.
 
 use std::collections::HashMap;
 
-use ringmain_wire::{Code, Sent};
+use ringmain_wire::Code;
 
 use super::check::{Case, Findings, is_accepted, is_request};
 use super::record::{CallerRecord, End, Mode};
-use crate::fault::Fault;
 use crate::plan::{Channel, Plan};
 use crate::provider::{How, ProviderRecord};
 
@@ -14,7 +13,6 @@ pub(super) fn judge(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings
     if !is_request(caller) || !is_accepted(caller) || !case.has_provider() {
         return;
     }
-    attempts(case, caller, found);
     ending(case, caller, found);
     prefix(case, caller, found);
 }
@@ -27,39 +25,6 @@ pub(super) fn judge_all(case: &Case<'_>, found: &mut Findings) {
         if owner.uid != caller.uid {
             let (a, b) = (owner.uid, caller.uid);
             found.add(13, caller, format_args!("uids {a} and {b} share a session"));
-        }
-    }
-}
-
-/// 4: at most once upstream, unless 5: provably unprocessed or an answer that may be retried.
-/// 6: never after content.
-fn attempts(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
-    let attempts = case.attempts(caller);
-    let is_unsent = matches!(caller.end, Some(End::Error { sent, .. }) if sent == Sent::No as u8);
-    if is_unsent && !attempts.is_empty() {
-        found.add(4, caller, "its error says that nothing was sent, but the provider saw it");
-    }
-    let Some((_, earlier)) = attempts.split_last() else { return };
-    for attempt in earlier {
-        let number = attempt.number;
-        if attempt.tokens_sent > 0 {
-            let what = format_args!("sent again although request {number} had brought content");
-            found.add(6, caller, what);
-        }
-        match attempt.status {
-            Some(408 | 409 | 429 | 500..=599) if !caller.once => {}
-            Some(408 | 409 | 429 | 500..=599) => {
-                found.add(5, caller, "sent again although once was asked for");
-            }
-            // A good status and no content: an error object, nothing at all, or cut short.
-            Some(200..=299) if attempt.tokens_sent == 0 && !caller.once => {}
-            // The provider itself asked for it.
-            Some(_) if attempt.fault() == Some(Fault::DoRetry400) && !caller.once => {}
-            None if attempt.fault().is_some_and(Fault::is_unprocessed) => {}
-            status => {
-                let what = format_args!("sent again after request {number} with status {status:?}");
-                found.add(4, caller, what);
-            }
         }
     }
 }

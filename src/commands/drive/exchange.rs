@@ -106,7 +106,10 @@ impl<'a> Watch<'a> {
 
     fn item(&mut self, item: &Item<'_>) {
         match item {
-            Item::Head(head) => self.recorder.head(head.status, head.log_id),
+            Item::Head(head) => {
+                self.recorder.attempt(head.attempt);
+                self.recorder.head(head.status, head.log_id);
+            }
             Item::Delta { choice, text } => self.content(FrameKind::Delta, *choice, text),
             Item::Reasoning { choice, text } => self.content(FrameKind::Reasoning, *choice, text),
             Item::Tool { call, .. } => self.tool(call),

@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::history::{Bounds, History};
 use super::record::{CallerRecord, Mode, Returned};
-use super::{delivery, exchange, life};
+use super::{attempts, delivery, exchange, fairness, life};
 use crate::provider::ProviderRecord;
 
 /// A clause broken.
@@ -33,10 +33,12 @@ pub fn check(history: &History) -> Vec<Violation> {
     let mut found = Findings::default();
     for caller in &history.callers {
         exchange::judge(&case, caller, &mut found);
+        attempts::judge(&case, caller, &mut found);
         delivery::judge(&case, caller, &mut found);
         life::judge(&case, caller, &mut found);
     }
     delivery::judge_all(&case, &mut found);
+    fairness::judge_all(&case, &mut found);
     life::judge_all(&case, &mut found);
     found.0
 }

@@ -97,6 +97,17 @@ pub struct Gauge {
     pub value: i64,
 }
 
+/// A time in which each of these uids had work waiting to be admitted, all the time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contention {
+    /// The uids.
+    pub uids: Vec<u32>,
+    /// When all of them had begun to wait.
+    pub from_ns: u64,
+    /// When the first of them had nothing left.
+    pub until_ns: u64,
+}
+
 /// Everything that was recorded of one run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -112,6 +123,11 @@ pub struct History {
     pub drains: Vec<Drain>,
     /// Hostile peers.
     pub hostilities: Vec<Hostility>,
+    /// Times in which uids competed for admission.
+    pub contentions: Vec<Contention>,
+    /// Whether every attempt reached a provider whose log is here: then the attempts that callers
+    /// are told of are exactly those.
+    pub all_attempts_seen: bool,
     /// Gauges read after everything was over.
     pub gauges: Vec<Gauge>,
     /// Where recordings lie, to compare replays; without it they are compared by length only.

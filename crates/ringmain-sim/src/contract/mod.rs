@@ -2,12 +2,14 @@
 //!
 //! A test lets its caller processes write [`CallerRecord`]s as lines of JSON, takes the provider's
 //! log, adds what it did itself (kills, drains, attacks) and asks [`check`] for violations. Judged
-//! are the clauses 1 to 13, 15 and 18 to 20; 14 needs shares, 16 and 17 features that a provider
-//! does not see.
+//! are the clauses 1 to 15 and 18 to 20; 16 and 17 are about features that a provider does not
+//! see. For 14 a test says when uids competed ([`Contention`]).
 
+mod attempts;
 mod check;
 mod delivery;
 mod exchange;
+mod fairness;
 mod history;
 mod life;
 mod record;
@@ -15,7 +17,7 @@ mod record;
 mod tests;
 
 pub use check::{Violation, check};
-pub use history::{Bounds, BrokerDeath, Death, Drain, Gauge, History, Hostility};
+pub use history::{Bounds, BrokerDeath, Contention, Death, Drain, Gauge, History, Hostility};
 pub use record::{
     CallerRecord, End, FRAMES_MAX, Frame, FrameKind, Mode, Recorder, Returned, TEXT_BYTES_MAX,
 };

@@ -155,6 +155,8 @@ pub struct CallerRecord {
     pub returned: Returned,
     /// Status in HEAD.
     pub status: Option<u16>,
+    /// Number of the attempt in HEAD.
+    pub attempt: Option<u16>,
     /// Log id in HEAD.
     pub log_id: String,
     /// Its frames, terminal included.
@@ -233,6 +235,11 @@ impl Recorder {
         self.push(FrameKind::Head, None, 0, &[]);
     }
 
+    /// The attempt that HEAD names.
+    pub fn attempt(&mut self, number: u16) {
+        self.record.attempt = Some(number);
+    }
+
     /// A DELTA, REASONING, EVENT or BODY came.
     pub fn content(&mut self, kind: FrameKind, choice: u16, bytes: &[u8]) {
         let payload = bytes.len() as u64;
@@ -274,6 +281,9 @@ impl Recorder {
             },
             Kind::Head => {
                 let head = ringmain_wire::ResponseHead::parse(payload);
+                if let Ok(head) = &head {
+                    self.attempt(head.attempt);
+                }
                 let (status, log_id) = head.map_or((0, ""), |head| (head.status, head.log_id));
                 self.head(status, log_id);
             }
@@ -422,6 +432,14 @@ impl CallerRecord {
         match self.end {
             Some(End::Error { code, .. }) => Code::from_number(code),
             _ => None,
+        }
+    }
+
+    /// Attempts that HEAD or ERROR names, whichever came last; `None` where neither tells.
+    pub fn attempts_told(&self) -> Option<u16> {
+        match self.end {
+            Some(End::Error { attempts, .. }) if attempts > 0 => Some(attempts),
+            _ => self.attempt.filter(|&number| number > 0),
         }
     }
 

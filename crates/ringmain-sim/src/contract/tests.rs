@@ -254,6 +254,67 @@ fn contract_04_at_most_once_upstream() {
 }
 
 #[test]
+fn contract_04_attempts_are_counted_as_they_were() {
+    let told = |number, is_all| {
+        spoiled(|history| {
+            let mut first = history.provider[0].clone();
+            (first.tokens_sent, first.status) = (0, Some(503));
+            history.provider.insert(0, first);
+            history.callers[0].attempt = Some(number);
+            history.all_attempts_seen = is_all;
+        })
+    };
+    assert_eq!(check(&told(2, true)), []);
+    assert_eq!(check(&told(3, false)), [], "one may have failed on the way");
+    finds(4, &told(3, true));
+    finds(4, &told(1, false));
+    let failed = |attempts: u16| {
+        spoiled(|history| {
+            if let Some(End::Error { attempts: told, .. }) = &mut history.callers[1].end {
+                *told = attempts;
+            }
+            let mut first = history.provider[1].clone();
+            (first.tokens_sent, first.status) = (0, Some(503));
+            history.provider.insert(1, first);
+        })
+    };
+    assert_eq!(check(&failed(2)), []);
+    finds(4, &failed(1));
+}
+
+#[test]
+fn contract_05_what_was_refused_unprocessed_may_be_sent_again() {
+    let refused = |fault| {
+        spoiled(|history| {
+            let mut first = history.provider[0].clone();
+            (first.tokens_sent, first.status, first.marker_sent) = (0, None, false);
+            first.plan.as_mut().unwrap().script.fault = Some(fault);
+            history.provider.insert(0, first);
+            // Even what must be done once: nothing was done yet.
+            history.callers[0].once = true;
+        })
+    };
+    assert_eq!(check(&refused(Fault::RefusedStream)), []);
+    assert_eq!(check(&refused(Fault::GoawayBefore)), []);
+    finds(4, &refused(Fault::RstInternal));
+}
+
+#[test]
+fn contract_05_an_error_object_is_a_failure_before_content() {
+    let told = |once| {
+        spoiled(|history| {
+            let mut first = history.provider[0].clone();
+            (first.tokens_sent, first.marker_sent) = (0, false);
+            first.plan.as_mut().unwrap().script.fault = Some(Fault::ErrorObject);
+            history.provider.insert(0, first);
+            history.callers[0].once = once;
+        })
+    };
+    assert_eq!(check(&told(false)), []);
+    finds(5, &told(true));
+}
+
+#[test]
 fn contract_05_a_retry_only_where_it_does_no_harm() {
     let retried = |once| {
         spoiled(|history| {
@@ -362,6 +423,28 @@ fn contract_13_nothing_of_one_uid_reaches_another() {
         }),
     );
     finds(13, &spoiled(|history| history.callers[0].session = 2));
+}
+
+#[test]
+fn contract_14_each_uid_gets_its_share() {
+    let shared = |of_second: u64| {
+        let mut history = History::default();
+        for index in 0..20 {
+            let uid = if index < of_second { 2 } else { 1 };
+            let id = format!("s-{index}");
+            history.callers.push(ended(&id, uid, 3));
+            history.provider.push(served(&id, 3));
+        }
+        let (from_ns, until_ns) = (START, START + 100 * MS);
+        history.contentions.push(Contention { uids: vec![1, 2], from_ns, until_ns });
+        history
+    };
+    assert_eq!(check(&shared(10)), []);
+    assert_eq!(check(&shared(5)), []);
+    finds(14, &shared(4));
+    let mut elsewhere = shared(4);
+    elsewhere.contentions[0].until_ns = START;
+    assert_eq!(check(&elsewhere), [], "nobody competed then");
 }
 
 #[test]

@@ -8,8 +8,9 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use ringmain_upstream::dialect::{Translator, Wish};
 use ringmain_upstream::sse::SseDecoder;
-use ringmain_upstream::{Decoder, DecoderConfig, UpstreamError, Verdict};
+use ringmain_upstream::{Decoder, DecoderConfig, Dialect, UpstreamError, Verdict};
 use ringmain_wire::frame::{FinishReason, ToolFrame, Usage};
 use ringmain_wire::{Code, Kind, Mode};
 use serde_json::Value;
@@ -372,6 +373,61 @@ fn corpus_deltas_are_what_a_plain_reading_says() {
         texts > 40 && tools > 10 && usages > 30,
         "{texts} texts, {tools} tools, {usages} usages"
     );
+}
+
+/// Every stream that one of the two dialects can say, in the words of the other.
+#[test]
+fn corpus_translated_streams_say_the_same() {
+    let Some(folder) = corpus() else { return };
+    let mut streams = 0;
+    for recording in recordings(&folder) {
+        let (dialect, path) = match () {
+            () if recording.path.ends_with("/messages") => (Dialect::OpenAi, "/chat/completions"),
+            () if recording.path.ends_with("/chat/completions") => {
+                (Dialect::Anthropic, "/messages")
+            }
+            () => continue,
+        };
+        let expected = plain_reading(&recording);
+        streams += 1;
+        let wish = Wish { dialect, stream: true, usage: true, now_s: 0 };
+        let mut first = None;
+        for seed in 0..CUTTINGS {
+            let translated = translate(&recording, wish, &cut(&recording.body, seed));
+            // However it was cut, the same bytes.
+            let first = first.get_or_insert_with(|| translated.clone());
+            assert!(translated == *first, "{} seed {seed}", recording.name);
+        }
+        let config = DecoderConfig::new(Mode::Deltas, path, 200, "text/event-stream");
+        let read = decode(config, &cut(&first.unwrap(), 5)).unwrap();
+        let name = &recording.name;
+        assert_eq!((&read.text, &read.reasoning), (&expected.text, &expected.reasoning), "{name}");
+        assert_eq!(read.tools.len(), expected.tools.len(), "{name}");
+        for (told, expected) in read.tools.iter().zip(&expected.tools) {
+            assert_eq!((&told.1, &told.2), (&expected.1, &expected.2), "{name}");
+            let is_empty = expected.3.is_empty() && ["", "{}"].contains(&&*told.3);
+            assert!(is_empty || told.3 == expected.3, "{name}: {told:?}");
+        }
+        let counts = |usage: Option<Usage>| {
+            let usage = usage.unwrap_or_default();
+            (usage.input, usage.output, usage.input_cached, usage.output_reasoning)
+        };
+        assert_eq!(counts(read.usage), counts(expected.usage), "{name}");
+    }
+    assert!(streams > 25, "{streams} streams");
+}
+
+fn translate(recording: &Recording, wish: Wish, chunks: &[Bytes]) -> Vec<u8> {
+    let mut translator = Translator::new(config(recording, Mode::Deltas), wish);
+    let (mut out, mut chunks) = (Vec::new(), chunks.iter());
+    while !translator.is_ended() {
+        match chunks.next() {
+            Some(chunk) => translator.feed(chunk.clone()),
+            None => translator.end_of_body(),
+        }
+        out.extend_from_slice(&translator.take().unwrap());
+    }
+    out
 }
 
 #[test]

@@ -272,14 +272,15 @@ impl<'a> Scan<'a> {
 fn plain_bytes(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
-    let zero_byte = |word: u64| word.wrapping_sub(ONES) & !word;
+    let is_byte = |word: u64, byte: u8| {
+        let zero_where_equal = word ^ (ONES * u64::from(byte));
+        zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
+    };
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         let low = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
-        let quote = zero_byte(word ^ ONES * u64::from(b'"'));
-        let escape = zero_byte(word ^ ONES * u64::from(b'\\'));
-        let special = (low | quote | escape) & HIGH;
+        let special = (low | is_byte(word, b'"') | is_byte(word, b'\\')) & HIGH;
         if special != 0 {
             return Some(8 * index + special.trailing_zeros() as usize / 8);
         }

@@ -243,8 +243,8 @@ fn read_thinking<'a>(
 
 fn effort_of(budget_tokens: u64) -> Effort {
     match budget_tokens {
-        ..=BUDGET_LOW_MAX => Effort::Low,
-        ..=BUDGET_MEDIUM_MAX => Effort::Medium,
+        low if low <= BUDGET_LOW_MAX => Effort::Low,
+        medium if medium <= BUDGET_MEDIUM_MAX => Effort::Medium,
         _ => Effort::High,
     }
 }

@@ -126,6 +126,9 @@ pub struct Sim {
     /// What every connection meets, such as tls_expired.
     #[arg(long, value_name = "FAULT")]
     pub connections: Option<Fault>,
+    /// Most concurrent streams on one HTTP/2 connection.
+    #[arg(long, value_name = "N")]
+    pub h2_streams: Option<u32>,
     /// Print all faults with what callers are told, and end.
     #[arg(long)]
     pub list_faults: bool,

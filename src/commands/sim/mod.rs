@@ -43,13 +43,15 @@ fn config(args: &Sim) -> Result<ProviderConfig, Box<dyn std::error::Error>> {
         }
         None => ringmain_sim::Rules::default(),
     };
+    let usual = ProviderConfig::default();
     Ok(ProviderConfig {
         listen: args.listen,
+        h2_streams_max: args.h2_streams.unwrap_or(usual.h2_streams_max),
         replay_dir: args.replay_dir.clone(),
         tls: args.tls.is_some(),
         connections: args.connections,
         rules,
-        ..ProviderConfig::default()
+        ..usual
     })
 }
 

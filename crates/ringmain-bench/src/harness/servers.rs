@@ -32,20 +32,32 @@ pub(crate) struct Broker {
 pub(crate) struct BrokerSetup<'a> {
     pub base_url: &'a str,
     pub place: Place,
-    /// Whether it never sleeps: `[broker] wait = "spin"`.
+    /// Whether it polls what is in use: `[broker] wait = "spin"`.
     pub spin: bool,
+    /// Further lines of the endpoint's table.
+    pub endpoint: &'a str,
+    /// Whether the route leads to a producer of the model's name in place of the endpoint.
+    pub producer: bool,
 }
 
 /// The model that every route and request of the harness names.
 pub(crate) const MODEL: &str = "bench";
+
+/// The target of a route that leads to the endpoint.
+const PROVIDER: &str = "name = \"provider\"";
 
 /// How long a server may take to be there.
 const START_MAX: Duration = Duration::from_secs(10);
 
 impl Provider {
     pub(crate) fn start(stage: &Stage, place: Place) -> Result<Provider> {
+        Provider::start_with(stage, place, &[])
+    }
+
+    /// A provider with further arguments.
+    pub(crate) fn start_with(stage: &Stage, place: Place, args: &[&str]) -> Result<Provider> {
         let mut command = stage.command();
-        command.args(["sim", "--listen", "127.0.0.1:0"]);
+        command.args(["sim", "--listen", "127.0.0.1:0"]).args(args);
         Provider::await_address(Child::start(stage, "sim", &mut command, place)?)
     }
 
@@ -71,7 +83,7 @@ impl Provider {
 
 impl<'a> BrokerSetup<'a> {
     pub(crate) fn new(base_url: &'a str, place: Place) -> BrokerSetup<'a> {
-        BrokerSetup { base_url, place, spin: false }
+        BrokerSetup { base_url, place, spin: false, endpoint: "", producer: false }
     }
 }
 
@@ -79,11 +91,13 @@ impl Broker {
     pub(crate) fn start(stage: &Stage, setup: BrokerSetup<'_>) -> Result<Broker> {
         let socket = stage.workdir.fresh(".sock");
         let wait = if setup.spin { "wait = \"spin\"\n" } else { "" };
+        let target = if setup.producer { format!("producer = {MODEL:?}") } else { PROVIDER.into() };
         let config = format!(
             "[broker]\nsocket = {socket:?}\n{wait}log = \"error\"\n\n\
-             [[endpoint]]\nname = \"provider\"\nbase_url = {url:?}\n\n\
-             [[route]]\nmodel = {MODEL:?}\nendpoints = [{{ name = \"provider\" }}]\n",
+             [[endpoint]]\nname = \"provider\"\nbase_url = {url:?}\n{endpoint}\n\
+             [[route]]\nmodel = {MODEL:?}\nendpoints = [{{ {target} }}]\n",
             url = setup.base_url,
+            endpoint = setup.endpoint,
         );
         let config = stage.workdir.write(".toml", &config)?;
         if setup.spin {

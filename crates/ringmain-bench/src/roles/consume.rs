@@ -153,7 +153,12 @@ fn submit(session: &mut Session, load: &Load) -> Result<Exchange> {
 
 /// The body of a chat whose answer is not a stream.
 pub(crate) fn plain_body(load: &Load) -> Vec<u8> {
-    let message = serde_json::json!({ "role": "user", "content": load.prompt });
+    // Words rather than one letter: an encoding has something to do.
+    let words = "the quick brown fox jumps over the lazy dog, and once more; ";
+    let mut pad = words.repeat(load.pad_bytes.div_ceil(words.len()));
+    pad.truncate(load.pad_bytes);
+    let content = format!("{}{pad}", load.prompt);
+    let message = serde_json::json!({ "role": "user", "content": content });
     serde_json::json!({ "model": MODEL, "messages": [message] }).to_string().into_bytes()
 }
 

@@ -120,7 +120,7 @@ fn await_word(shared: &Shared, value: u64) {
 }
 
 /// A closed loop: the next round trip begins when the last one is over, so each latency is seen.
-fn measure(pace: Pace, mut hop: impl FnMut() -> Result<()>) -> Result<Hops> {
+pub(super) fn measure(pace: Pace, mut hop: impl FnMut() -> Result<()>) -> Result<Hops> {
     let batch = pace.batch.max(1);
     let warm_until = monotonic_ns() + pace.warm_up_ms * 1_000_000;
     while monotonic_ns() < warm_until {

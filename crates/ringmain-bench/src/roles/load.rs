@@ -23,6 +23,9 @@ pub(crate) struct Load {
     pub stamped_every_ns: Option<u64>,
     /// A plain answer in place of a stream of events; it counts as one token.
     pub plain: bool,
+    /// Bytes of text behind the prompt of a plain exchange.
+    #[serde(default)]
+    pub pad_bytes: usize,
     /// Exchanges before the clock starts, so that connections and sessions stand.
     pub warm_up: u32,
 }
@@ -62,6 +65,7 @@ impl Load {
             tokens,
             stamped_every_ns: None,
             plain: false,
+            pad_bytes: 0,
             warm_up: streams,
         }
     }
@@ -96,6 +100,17 @@ impl Load {
     /// Plain answers, `rounds` after one another on each of `streams`.
     pub(crate) fn plain(streams: u32, rounds: u32) -> Load {
         Load { plain: true, ..Load::rounds(streams, rounds, 1) }
+    }
+
+    /// The same, each with a body of about so many bytes of text.
+    pub(crate) fn padded(streams: u32, rounds: u32, pad_bytes: usize) -> Load {
+        Load { pad_bytes, ..Load::plain(streams, rounds) }
+    }
+
+    /// One plain answer on each of `streams`, for which the provider takes `ms`.
+    pub(crate) fn slow(streams: u32, ms: u64) -> Load {
+        let prompt = format!("[[sim n=1 ttft_us={} seed=7]]", ms * 1_000);
+        Load { prompt, warm_up: 1, ..Load::plain(streams, 1) }
     }
 
     /// The prompt of the exchanges before the clock starts.

@@ -3,6 +3,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod bare;
+pub(crate) mod calls;
 pub(crate) mod consume;
 pub(crate) mod direct;
 pub(crate) mod flood;
@@ -12,6 +13,7 @@ pub(crate) mod lane;
 pub(crate) mod load;
 pub(crate) mod meet;
 pub(crate) mod provider;
+pub(crate) mod relay;
 
 use std::io::{BufRead, Write, stdin, stdout};
 use std::time::Duration;
@@ -34,6 +36,7 @@ pub(crate) enum Role {
     AttachSession(attach::SessionAttach),
     CacheEcho(meet::Meet),
     CachePing(hop::Ping),
+    Calls(calls::Calls),
     Consume(consume::Consume),
     Direct(direct::Direct),
     EventfdEcho(meet::Meet),
@@ -42,6 +45,8 @@ pub(crate) enum Role {
     Idle(idle::Idle),
     LaneRead(lane::Transfer),
     LaneWrite(lane::Transfer),
+    ProducerAsk(relay::Ask),
+    ProducerEcho(relay::Echo),
     RawProvider(provider::RawProvider),
     SessionPing(hop::SessionPing),
 }
@@ -57,6 +62,7 @@ impl Role {
             Role::AttachSession(_) => "attach-session",
             Role::CacheEcho(_) => "cache-echo",
             Role::CachePing(_) => "cache-ping",
+            Role::Calls(_) => "calls",
             Role::Consume(_) => "consume",
             Role::Direct(_) => "direct",
             Role::EventfdEcho(_) => "eventfd-echo",
@@ -65,6 +71,8 @@ impl Role {
             Role::Idle(_) => "idle",
             Role::LaneRead(_) => "lane-read",
             Role::LaneWrite(_) => "lane-write",
+            Role::ProducerAsk(_) => "producer-ask",
+            Role::ProducerEcho(_) => "producer-echo",
             Role::RawProvider(_) => "raw-provider",
             Role::SessionPing(_) => "session-ping",
         }
@@ -77,6 +85,7 @@ impl Role {
             Role::AttachSession(told) => attach::session(&told),
             Role::CacheEcho(meet) => hop::cache_echo(&meet),
             Role::CachePing(told) => hop::cache_ping(&told),
+            Role::Calls(told) => calls::calls(&told),
             Role::Consume(told) => consume::consume(&told),
             Role::Direct(told) => direct::direct(&told),
             Role::EventfdEcho(meet) => hop::eventfd_echo(&meet),
@@ -85,6 +94,8 @@ impl Role {
             Role::Idle(told) => idle::idle(&told),
             Role::LaneRead(told) => lane::read(&told),
             Role::LaneWrite(told) => lane::write(&told),
+            Role::ProducerAsk(told) => relay::ask(&told),
+            Role::ProducerEcho(told) => relay::echo(&told),
             Role::RawProvider(told) => provider::raw_provider(&told),
             Role::SessionPing(told) => hop::session_ping(&told),
         }

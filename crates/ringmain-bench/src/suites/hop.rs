@@ -13,6 +13,7 @@ use crate::harness::{Bench, Child, Goal, Latency, Place, RowSpec, Sample};
 use crate::roles::Role;
 use crate::roles::hop::{Hops, Pace, Ping, SessionPing};
 use crate::roles::meet::Meet;
+use crate::roles::relay;
 
 const EVENTFD: Option<&str> = Some("raw eventfd ping-pong");
 const PARKED: &str = "ping to END through `ringmain serve`, every hop a sleep and a wake-up, against \
@@ -36,6 +37,16 @@ const POLLED: RowSpec = RowSpec {
         write one line each and spin on the other's; medians of batches of 16",
 };
 
+const RELAY: RowSpec = RowSpec {
+    name: "producer_relay_hop",
+    unit: "ns",
+    baseline: EVENTFD,
+    goal: Some(Goal::RatioAtMost(4.0)),
+    how: "one exchange that a producer answers with one delta: four wake-ups on one CPU, from the \
+        application through `ringmain serve` to the producer and back, against the two of a round \
+        trip over eventfds; medians",
+};
+
 /// Nobody answers a ping but the broker itself.
 const NO_PROVIDER: &str = "http://127.0.0.1:9/v1";
 
@@ -45,6 +56,7 @@ pub(super) fn run(bench: &mut Bench) {
     parked(bench, CROSS_CORE, |stage| Ok((cpu, stage.cpus.other()?)));
     parked(bench, UNPINNED, |_| Ok((Place::Any, Place::Any)));
     polled(bench);
+    relay(bench);
 }
 
 /// Where the pinging process and its peer run.
@@ -83,6 +95,31 @@ fn polled(bench: &mut Bench) {
         &mut |stage| {
             let role = |meet, pace| Role::CachePing(Ping { meet, pace });
             bare(stage, Role::CacheEcho, role, (near, far), pace(stage, 16))
+        },
+    );
+}
+
+fn relay(bench: &mut Bench) {
+    let cpu = bench.stage.cpus.measured();
+    let made = bench.prepare(&[RELAY], |stage| {
+        let setup = BrokerSetup { producer: true, ..BrokerSetup::new(NO_PROVIDER, cpu) };
+        let broker = Broker::start(stage, setup)?;
+        let told = relay::Echo { socket: broker.socket().to_owned() };
+        let mut producer = Child::role(stage, &Role::ProducerEcho(told), cpu)?;
+        producer.ready()?;
+        Ok((broker, producer))
+    });
+    let Some((broker, _producer)) = made else { return };
+    bench.compare(
+        &[RELAY],
+        &mut |stage| {
+            let told = relay::Ask { socket: broker.socket().to_owned(), pace: pace(stage, 1) };
+            let mut child = Child::role(stage, &Role::ProducerAsk(told), cpu)?;
+            Ok(sample(&child.answer()?))
+        },
+        &mut |stage| {
+            let role = |meet, pace| Role::EventfdPing(Ping { meet, pace });
+            bare(stage, Role::EventfdEcho, role, (cpu, cpu), pace(stage, 1))
         },
     );
 }

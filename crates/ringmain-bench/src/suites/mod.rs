@@ -12,6 +12,7 @@ mod runs;
 mod scale;
 mod soak;
 mod syscalls;
+mod upstream;
 
 use crate::error::{BenchError, Result};
 use crate::harness::Bench;
@@ -38,6 +39,7 @@ const SUITES: &[Suite] = &[
     usual("proxy", "CPU of the broker against reverse proxies", proxy::run),
     usual("latency", "age of tokens, time to the first", latency::run),
     usual("scale", "how much goes through one broker", scale::run),
+    usual("upstream", "the way to the provider against going there oneself", upstream::run),
     usual("hostile", "what a hostile session costs", hostile::run),
     Suite { is_usual: false, ..usual("soak", "what grows in a long run", soak::run) },
 ];

@@ -124,7 +124,8 @@ impl Link {
         self.outbox.abandon(draft);
     }
 
-    pub(crate) fn ping(&mut self, deadline_ns: Option<u64>) -> Result<(LaneId, ExchangeId)> {
+    /// Publishes a ping that may take so long.
+    pub(crate) fn ping(&mut self, ns_max: u64) -> Result<(LaneId, ExchangeId)> {
         self.settle();
         let (lane, exchange, due) = match self.outbox.ping() {
             Ok(published) => published,
@@ -133,8 +134,9 @@ impl Link {
                 self.outbox.ping()?
             }
         };
-        self.begin(lane, exchange, deadline_ns);
         self.ring(due);
+        // The clock is looked at while the answer is under way.
+        self.begin(lane, exchange, Some(monotonic_ns().saturating_add(ns_max)));
         Ok((lane, exchange))
     }
 

@@ -217,8 +217,7 @@ impl Session {
             links if self.links[links - 1].is_open() => links - 1,
             _ => self.link(None)?,
         };
-        let until_ns = monotonic_ns() + PING_NS_MAX;
-        let (lane, id) = self.links[link].ping(Some(until_ns))?;
+        let (lane, id) = self.links[link].ping(PING_NS_MAX)?;
         let exchange = Exchange { link: self.links[link].serial, lane, id };
         while self.next(exchange)?.is_some() {}
         Ok(())

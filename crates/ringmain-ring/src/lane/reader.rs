@@ -263,13 +263,18 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     #[cold]
     fn publish(&mut self) {
         let old = std::mem::replace(&mut self.published, self.position);
-        self.terminal = false;
+        let is_over = std::mem::take(&mut self.terminal);
         // Pairs with: the Acquire fence in `LaneWriter::load_cursor`. All reads of the lines up
         // to here come before it.
         if mutant::is(Mutant::RelaxedCursor) {
             self.own.store(self.shape.cursor_offset, self.position);
         } else {
             self.own.store_release(self.shape.cursor_offset, self.position);
+        }
+        if is_over {
+            // A terminal frame waits for no room, and nothing of its exchange does any more: there
+            // is nobody to ring. The writer finds this cursor by the entry that follows it.
+            return;
         }
         // Pairs with: the fence in `LaneWriter::starve`. Either the target is seen here, or the
         // writer sees this cursor.

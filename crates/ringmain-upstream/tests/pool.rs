@@ -149,7 +149,7 @@ async fn unused_and_old_connections_go_by_themselves() {
 async fn the_floor_is_warm_before_anything_is_sent_and_after_a_loss() {
     let idle = Some(Duration::from_millis(200));
     let server = http1::Server::start(http1::Manners { idle, ..Default::default() }).await;
-    let first = endpoint(&server.url, |config| config.connections_min = 3);
+    let first = Arc::new(endpoint(&server.url, |config| config.connections_min = 3));
     first.start();
     until(|| first.gauges().idle == 3).await;
     assert_eq!(server.seen.requests(), 0);
@@ -160,10 +160,10 @@ async fn the_floor_is_warm_before_anything_is_sent_and_after_a_loss() {
     assert_eq!(server.seen.requests(), 1);
 
     let server = http2::Server::start(http2::Manners::default()).await;
-    let second = endpoint(&server.url, |config| {
+    let second = Arc::new(endpoint(&server.url, |config| {
         prior(config);
         config.connections_min = 2;
-    });
+    }));
     second.start();
     until(|| second.gauges().idle == 2).await;
     call(&second).await.unwrap();

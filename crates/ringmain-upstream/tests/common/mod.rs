@@ -3,6 +3,7 @@
 
 pub mod http1;
 pub mod http2;
+pub mod tls;
 
 use std::time::Duration;
 

@@ -151,3 +151,109 @@ impl Plan {
         self.seed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmain_policy::breaker::BreakerRule;
+    use ringmain_upstream::{Endpoint, EndpointConfig};
+
+    use crate::allow::Identity;
+    use crate::routes::{Route, RouteTable, Target};
+    use crate::rules::{EndpointRules, Rules};
+
+    /// A route of these endpoints, by name, weight and tier, whose breakers open at once.
+    fn route(targets: &[(&str, u32, u16)]) -> Arc<Served> {
+        let endpoint = |(name, ..): &(&str, u32, u16)| {
+            Arc::new(Endpoint::new(EndpointConfig::new(*name, "http://127.0.0.1:9/v1")).unwrap())
+        };
+        let endpoints: Vec<_> = targets.iter().map(endpoint).collect();
+        let target = |(name, weight, tier): &(&str, u32, u16)| {
+            let (weight, tier) = (*weight, *tier);
+            Target { weight, tier, ..Target::new(*name) }
+        };
+        let targets: Vec<_> = targets.iter().map(target).collect();
+        let breaker = BreakerRule { failures: 1, ..BreakerRule::default() };
+        let rule = EndpointRules { breaker, ..EndpointRules::default() };
+        let ruled = endpoints.iter().map(|endpoint| (endpoint.name().to_owned(), rule)).collect();
+        let rules = Rules { endpoints: ruled, ..Rules::default() };
+        let route = Route { model: "m".into(), targets, allow: None };
+        let table = RouteTable::new(vec![route], endpoints).unwrap().with_rules(&rules);
+        table.find("m", &Identity::default()).ok().unwrap()
+    }
+
+    fn plan(route: &Arc<Served>, seed: u64) -> Plan {
+        Plan::new(route.clone(), true, seed)
+    }
+
+    /// Lets one request at a target end after a while.
+    fn ends(route: &Arc<Served>, index: usize, verdict: fn(&mut Running)) {
+        let health = route.target(index).health().unwrap();
+        let mut running = health.leave(false, monotonic_ns()).ok().unwrap();
+        running.begin();
+        verdict(&mut running);
+    }
+
+    #[test]
+    fn equals_take_turns_by_weight() {
+        let route = route(&[("a", 3, 0), ("b", 1, 0)]);
+        let picked: Vec<_> = (0..40).map(|seed| plan(&route, seed).first().ok().unwrap()).collect();
+        assert_eq!(picked.iter().filter(|pick| pick.index == 0).count(), 30);
+    }
+
+    #[test]
+    fn the_busier_one_of_two_is_passed_over() {
+        let route = route(&[("a", 1, 0), ("b", 1, 0)]);
+        let health = route.target(0).health().unwrap();
+        let mut held: Vec<_> =
+            (0..8).map(|_| health.leave(false, monotonic_ns()).ok().unwrap()).collect();
+        held.iter_mut().for_each(Running::begin);
+        for seed in 0..20 {
+            assert_eq!(plan(&route, seed).first().ok().unwrap().index, 1);
+        }
+    }
+
+    #[test]
+    fn who_refuses_fast_is_not_taken_for_fast() {
+        let route = route(&[("a", 1, 0), ("b", 1, 0)]);
+        ends(&route, 0, Running::was_busy);
+        ends(&route, 1, Running::had_content);
+        for seed in 0..20 {
+            assert_eq!(plan(&route, seed).first().ok().unwrap().index, 1);
+        }
+    }
+
+    #[test]
+    fn tiers_come_one_after_the_other_and_resting_ones_are_passed_over() {
+        let route = route(&[("a", 1, 0), ("b", 1, 1), ("c", 1, 2)]);
+        let mut asked = plan(&route, 7);
+        let pick = asked.first().ok().unwrap();
+        assert_eq!(pick.index, 0);
+        asked.makes(0);
+        ends(&route, 1, Running::failed);
+        let fault = Fault::Refused { status: 503 };
+        let then = asked.next(fault, Hints::default(), Duration::from_secs(60));
+        assert!(matches!(then, Then::Ask(Pick { index: 2, .. })), "b is resting");
+        asked.makes(2);
+        let then = asked.next(fault, Hints::default(), Duration::from_secs(60));
+        assert!(matches!(then, Then::Wait(_)), "all were asked");
+        // None has leave any more.
+        ends(&route, 0, Running::failed);
+        ends(&route, 2, Running::failed);
+        assert!(asked.again().is_none());
+        let failure = plan(&route, 8).first().err().unwrap();
+        assert_eq!((failure.code, failure.stage), (Code::EndpointUnavailable, Stage::Admit));
+        assert!(failure.retry_after_ms.is_some_and(|ms| ms > 3000 && ms <= 5000));
+    }
+
+    #[test]
+    fn a_probe_that_is_not_used_is_given_back() {
+        let route = route(&[("a", 1, 0), ("b", 1, 1)]);
+        let mut asked = plan(&route, 1);
+        let pick = asked.first().ok().unwrap();
+        asked.makes(pick.index);
+        let then = asked.next(Fault::Final, Hints::default(), Duration::from_secs(60));
+        assert!(matches!(then, Then::PassOn));
+        assert_eq!(route.target(1).health().unwrap().condition().pending, 0);
+    }
+}

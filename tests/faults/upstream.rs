@@ -60,7 +60,9 @@ fn answers_that_are_no_stream_of_events() {
 
 #[test]
 fn answers_with_an_error_status() {
-    let (provider, broker) = world();
+    // As it is passed on in the end: what is tried again before has tests of its own.
+    let tail = "[retry]\nattempts = 1\n".to_owned();
+    let (provider, broker) = world_with(BrokerFile { tail, ..BrokerFile::default() });
     let client = client(&broker);
     for status in [400, 401, 404, 429, 500, 503] {
         let script = format!("status={status} retry_after_ms=1500");

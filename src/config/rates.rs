@@ -55,8 +55,9 @@ pub fn amounts(rule: &LimitRule) -> String {
         rate.map(|Rate { per_minute, burst }| format!("{per_minute} {what}/min (burst {burst})"))
     };
     let in_flight = rule.in_flight.map(|most| format!("{most} in flight"));
+    let refusals = rule.ignores_refusals.then(|| "429 ignored".to_owned());
     let told = rate(rule.requests, "requests").into_iter().chain(rate(rule.tokens, "tokens"));
-    told.chain(in_flight).collect::<Vec<_>>().join(", ")
+    told.chain(in_flight).chain(refusals).collect::<Vec<_>>().join(", ")
 }
 
 fn read(
@@ -75,7 +76,12 @@ fn read(
     let requests = table.integer("requests_per_minute", 1..=PER_MINUTE_MAX);
     let tokens = table.integer("tokens_per_minute", 1..=PER_MINUTE_MAX);
     let in_flight = table.integer("in_flight", 1..=1_000_000);
-    if !["requests_per_minute", "tokens_per_minute", "in_flight"].iter().any(|key| table.has(key)) {
+    let refusals = table.parsed("refusals", parse_refusals);
+    if refusals.is_some() && !table.has("endpoint") {
+        table.fault_at("refusals", "stands without `endpoint`, whose refusals it is about");
+    }
+    let amounts = ["requests_per_minute", "tokens_per_minute", "in_flight", "refusals"];
+    if !amounts.iter().any(|key| table.has(key)) {
         let sentence = "is missing, and so are `tokens_per_minute` and `in_flight`";
         table.fault(table.span(), "requests_per_minute", sentence);
     }
@@ -91,6 +97,16 @@ fn read(
         tokens: tokens.map(rate),
         in_flight,
         queue,
+        ignores_refusals: refusals.is_some_and(|at| at.value),
+    }
+}
+
+/// Whether they are ignored.
+fn parse_refusals(text: &str) -> Result<bool, String> {
+    match text {
+        "heed" => Ok(false),
+        "ignore" => Ok(true),
+        _ => Err(format!("{text:?} is neither \"heed\" nor \"ignore\"")),
     }
 }
 
@@ -171,10 +187,11 @@ mod tests {
              tokens_per_minute = 60000\n\
              [[limit]]\nroute = \"tiny\"\nuid = \"each\"\nrequests_per_minute = 6\nburst = \"30s\"\n\
              in_flight = 2\nqueue = 0\n\
-             [[limit]]\nuid = 1000\nin_flight = 5\n[queue]\nper_uid = 7\n",
+             [[limit]]\nuid = 1000\nin_flight = 5\n\
+             [[limit]]\nendpoint = \"local\"\nrefusals = \"ignore\"\n[queue]\nper_uid = 7\n",
         )
         .unwrap();
-        let [both, each, one] = &config.rates[..] else { panic!("{:?}", config.rates) };
+        let [both, each, one, calm] = &config.rates[..] else { panic!("{:?}", config.rates) };
         assert_eq!(both.requests, Some(Rate { per_minute: 600, burst: 10 }));
         assert_eq!(both.tokens, Some(Rate { per_minute: 60_000, burst: 1000 }));
         assert_eq!((both.endpoint.as_deref(), both.uid), (Some("local"), None));
@@ -184,6 +201,8 @@ mod tests {
             (Some(LimitUid::Each), Some(2), Some(0))
         );
         assert_eq!((one.uid, one.in_flight), (Some(LimitUid::One(1000)), Some(5)));
+        assert!(calm.ignores_refusals && !both.ignores_refusals);
+        assert_eq!(amounts(calm), "429 ignored");
         assert_eq!(config.queue, QueueBounds { per_uid: 7, ..QueueBounds::default() });
         assert_eq!(scope(each), "route tiny, each uid");
         assert_eq!(amounts(each), "6 requests/min (burst 3), 2 in flight");
@@ -195,7 +214,7 @@ mod tests {
         let found = parse(
             "[[limit]]\nendpoint = \"locl\"\nuid = \"all\"\nrequest_per_minute = 1\n\
              [[limit]]\nroute = \"tny\"\nin_flight = 0\n\
-             [[limit]]\nin_flight = 1\nuid = 1.5\nburst = \"2h\"\n[[limit]]\n",
+             [[limit]]\nrefusals = \"heed\"\nin_flight = 1\nuid = 1.5\nburst = \"2h\"\n[[limit]]\n",
         )
         .unwrap_err();
         assert_eq!(
@@ -207,10 +226,11 @@ mod tests {
                 "line 10: limit[1].request_per_minute: is not a key that Ringmain knows; did you mean `requests_per_minute`?",
                 "line 12: limit[2].route: \"tny\" is not the model of a [[route]]; did you mean `tiny`?",
                 "line 13: limit[2].in_flight: is 0, which is not between 1 and 1000000",
-                "line 16: limit[3].uid: must be \"each\" or the number of a uid, not a float",
-                "line 17: limit[3].burst: is not between 1ms and 1h of the rates",
-                "line 18: limit[4].endpoint: is missing, and so are `route` and `uid`",
-                "line 18: limit[4].requests_per_minute: is missing, and so are `tokens_per_minute` and `in_flight`",
+                "line 15: limit[3].refusals: stands without `endpoint`, whose refusals it is about",
+                "line 17: limit[3].uid: must be \"each\" or the number of a uid, not a float",
+                "line 18: limit[3].burst: is not between 1ms and 1h of the rates",
+                "line 19: limit[4].endpoint: is missing, and so are `route` and `uid`",
+                "line 19: limit[4].requests_per_minute: is missing, and so are `tokens_per_minute` and `in_flight`",
             ]
         );
     }

@@ -59,6 +59,8 @@ struct Peak {
 /// One of the amount in units of the level: a rate per minute then gains whole units in every
 /// nanosecond, so nothing is lost to rounding.
 const UNIT: i128 = 60 * NS_PER_S as i128;
+/// Most that one take can be charged in the end, in minutes of the rate.
+const DEBT_MINUTES_MAX: u64 = 10;
 /// Peaks kept. Bound: beyond it the two oldest become one, at the higher level, so that an old
 /// refund may be worth less than it should and never more.
 const PEAKS_MAX: usize = 64;
@@ -103,9 +105,12 @@ impl Bucket {
     }
 
     /// Ends what a take began: the bucket is charged what was really used. What was used beyond
-    /// the take is a debt.
+    /// the take is a debt, but no one answer's word shuts everybody out for longer than
+    /// ten minutes.
     pub fn settle(&mut self, taken: Taken, used: u64, now_ns: u64) {
         self.fill(now_ns);
+        let minute = self.rate.burst.max(self.rate.per_minute).max(1);
+        let used = used.min(minute.saturating_mul(DEBT_MINUTES_MAX));
         match taken.amount.checked_sub(used) {
             Some(unused) => self.refund(units(unused), taken.take),
             None => self.level = self.level.saturating_sub(units(used - taken.amount)),

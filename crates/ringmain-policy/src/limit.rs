@@ -21,6 +21,8 @@ pub struct LimitRule {
     pub in_flight: Option<u64>,
     /// How many requests of one uid may wait for it; `None`: as many as may wait for anything.
     pub queue: Option<u64>,
+    /// Whether a 429 of the endpoint is the business of its caller alone, and slows nobody else.
+    pub ignores_refusals: bool,
 }
 
 /// Whose requests a limit counts.

@@ -175,8 +175,13 @@ impl Rulebook {
 
     /// The endpoint of this hold refused, with this `Retry-After`.
     pub fn refused_upstream(&mut self, hold: &Hold, retry_after_ns: Option<u64>, now_ns: u64) {
-        if let Some(state) = self.endpoint(hold.goal) {
-            state.throttle.refused(retry_after_ns, hold.since_ns, now_ns);
+        let Rulebook { rules, endpoints, .. } = self;
+        let state = hold.goal.endpoint.and_then(|at| endpoints.get_mut(at as usize));
+        let Some(EndpointState { name, throttle, .. }) = state else { return };
+        let ignores =
+            |rule: &Rule| rule.rule.ignores_refusals && rule.rule.endpoint.as_deref() == Some(name);
+        if !rules.iter().any(ignores) {
+            throttle.refused(retry_after_ns, hold.since_ns, now_ns);
         }
     }
 

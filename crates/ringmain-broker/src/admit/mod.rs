@@ -22,7 +22,7 @@
 mod estimate;
 mod gate;
 
-use ringmain_policy::{Ask, Outcome, RefusalCause};
+use ringmain_policy::{Ask, Outcome};
 use ringmain_wire::{Code, Sent, Stage};
 
 use crate::failure::Failure;
@@ -93,7 +93,6 @@ impl Permit<'_> {
             let mut failure = Failure::new(Code::RateLimited, Stage::Admit, text);
             // Rounded up: whoever comes back then finds room.
             failure.retry_after_ms = Some(refusal.retry_after_ns.div_ceil(1_000_000));
-            debug_assert!(refusal.cause != RefusalCause::TooLate || refusal.retry_after_ns > 0);
             failure
         })?;
         self.grant = Some(grant);
@@ -116,7 +115,8 @@ impl Permit<'_> {
     }
 
     /// The endpoint answered 429: the attempt is over, and the rate of the endpoint goes down for
-    /// everybody until it recovers. A `Retry-After` of up to two minutes is kept by all.
+    /// everybody until it recovers, unless a limit leaves its refusals to their callers. A
+    /// `Retry-After` of up to two minutes is kept by all.
     pub fn refused(&mut self, retry_after_ms: Option<u64>) {
         if let Some(grant) = &self.grant {
             grant.refused(retry_after_ms.map(|ms| ms.saturating_mul(1_000_000)));

@@ -5,8 +5,8 @@
 use std::future::poll_fn;
 
 use ringmain_policy::ExchangeLimits;
-use ringmain_wire::frame::FrameHeader;
-use ringmain_wire::{Code, ErrorFrame, ResponseHead, Sent, Stage};
+use ringmain_wire::frame::{FrameHeader, Usage};
+use ringmain_wire::{Code, ErrorFrame, Kind, ResponseHead, Sent, Stage};
 
 use super::judge::{Judge, Part};
 use super::{Gone, Held};
@@ -72,6 +72,9 @@ impl Source<'_> {
             let header = header.map_err(|gone| self.lost(&gone, relay.record))?;
             match self.judge(&header, relay.record)? {
                 Part::Piece { kind, choice, payload } => {
+                    if let (Kind::Usage, Ok(usage)) = (kind, Usage::parse(payload)) {
+                        relay.record.used(Some(usage));
+                    }
                     let is_content = kind.is_content() && !payload.is_empty();
                     relay.put(kind, choice, payload, is_content).await?;
                     if is_content {

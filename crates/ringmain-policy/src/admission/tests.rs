@@ -417,6 +417,17 @@ fn a_refusal_names_the_limit_and_when_to_come_again() {
 }
 
 #[test]
+fn refusals_can_be_left_to_their_callers() {
+    let endpoint = Some("a".into());
+    let rule = LimitRule { endpoint, ignores_refusals: true, ..LimitRule::default() };
+    let mut admission: Admission<()> = Admission::new(vec![rule], BOUNDS);
+    let Entry::Admitted(hold) = admission.ask(&ask(1, "a", 0), 0) else { panic!("no limit") };
+    admission.refused_upstream(&hold, Some(2 * NS_PER_S), 1);
+    admission.settle(hold, Outcome::Failed, 1);
+    assert!(matches!(admission.ask(&ask(1, "a", 0), 1), Entry::Admitted(_)));
+}
+
+#[test]
 fn an_endpoint_that_refused_is_spared_and_others_are_not() {
     let mut admission: Admission<&str> = Admission::new(Vec::new(), BOUNDS);
     let Entry::Admitted(hold) = admission.ask(&ask(1, "a", 0), 0) else { panic!("no limit") };

@@ -159,6 +159,9 @@ fn a_wild_estimate_takes_no_more_than_a_minute() {
     assert_eq!((wild.amount(), bucket.level(0)), (60, -58));
     bucket.settle(wild, 1, NS_PER_S);
     assert_eq!(bucket.level(NS_PER_S), 2);
+    let told_nonsense = bucket.take(1, NS_PER_S).unwrap();
+    bucket.settle(told_nonsense, u64::MAX, NS_PER_S);
+    assert_eq!(bucket.level(NS_PER_S), 2 - 600);
 }
 
 #[test]

@@ -35,6 +35,12 @@ pub fn run(args: &Sim) -> Outcome {
 }
 
 fn config(args: &Sim) -> Result<ProviderConfig, Box<dyn std::error::Error>> {
+    if let Some(folder) = &args.replay_dir {
+        // Now rather than at the first replay, where only its caller would hear of it.
+        fs::read_dir(folder).map_err(|error| {
+            format!("the recordings in {} cannot be read: {error}", folder.display())
+        })?;
+    }
     let rules = match &args.faults {
         Some(path) => {
             let text = fs::read_to_string(path)

@@ -101,13 +101,14 @@ fn doubt_about(socket: &Path) -> Option<String> {
 
 fn targets(route: &RouteSection) -> String {
     let told = route.targets.iter().map(|target| {
+        let otherwise = if target.tier > 0 { "else " } else { "" };
         let server = match &target.server {
             Server::Endpoint(name) => name.clone(),
             Server::Producer(name) => format!("producer {name}"),
         };
         match &target.model {
-            Some(model) => format!("{server} as {model}"),
-            None => server,
+            Some(model) => format!("{otherwise}{server} as {model}"),
+            None => format!("{otherwise}{server}"),
         }
     });
     let mut text = told.collect::<Vec<_>>().join(", ");

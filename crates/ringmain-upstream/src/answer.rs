@@ -4,7 +4,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use ringmain_wire::head::cut;
+use serde_json::json;
 
+use crate::config::Dialect;
 use crate::decode::{Decoder, DecoderConfig, failure as words};
 use crate::dialect::{Translator, error_body};
 use crate::encoding::Expander;
@@ -53,8 +55,15 @@ impl Answer {
         let code = Some(cut(&code, CODE_BYTES_MAX)).filter(|code| !code.is_empty());
         let message = "it does not accept the credential of the endpoint for this request; its \
                        own words are withheld, for they may repeat a part of the key";
-        let code = code.unwrap_or_default();
-        self.body.replace(error_body(self.reading.dialect, self.status, code, message).into());
+        let body = match self.reading.dialect {
+            // Both fields say what the provider said, or nothing.
+            Dialect::OpenAi => {
+                let error = json!({"message": message, "type": code, "param": null, "code": code});
+                json!({ "error": error }).to_string()
+            }
+            dialect => error_body(dialect, self.status, code.unwrap_or_default(), message),
+        };
+        self.body.replace(body.into());
         self.content_type = "application/json".to_owned();
         self.reading.content_type.clone_from(&self.content_type);
     }

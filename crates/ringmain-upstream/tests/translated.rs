@@ -231,6 +231,27 @@ fn whole_answers_become_whole_answers() {
 }
 
 #[test]
+fn the_input_of_a_tool_stays_as_the_model_wrote_it() {
+    for (arguments, input) in [
+        (
+            r#"{"z":1.0,"a":123456789012345678901}"#,
+            r#""input":{"z":1.0,"a":123456789012345678901}"#,
+        ),
+        ("", r#""input":{}"#),
+        ("{cut", r#""input":"{cut""#),
+    ] {
+        let call = json!({"id": "t", "function": {"name": "f", "arguments": arguments}});
+        let body =
+            json!({"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "stop"}]});
+        let reading = DecoderConfig::new(Mode::Deltas, CHAT, 200, "application/json");
+        let wish = wish(Dialect::Anthropic, false);
+        let (out, _) = translate(reading, wish, &[body.to_string().as_bytes()]);
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains(input) && out.contains(r#""stop_reason":"tool_use""#), "{out}");
+    }
+}
+
+#[test]
 fn refusals_come_in_the_words_of_the_caller() {
     let theirs = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
     let ours =

@@ -206,3 +206,54 @@ fn without_query(path: &str) -> &str {
 fn is_below_messages(path: &str) -> bool {
     path.strip_prefix(MESSAGES).is_some_and(|rest| rest.starts_with('/'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The path that a call goes to, or why it goes nowhere.
+    fn carried(dialect: Dialect, path: &str) -> Result<Option<String>, String> {
+        let mut endpoint = EndpointConfig::new("local", "http://host/v1");
+        endpoint.dialect = dialect;
+        let mut head = RequestHead::new("m", path);
+        head.headers = vec![("anthropic-beta", "x"), ("x-own", "y")];
+        let body =
+            Bytes::from_static(br#"{"max_tokens":1,"messages":[{"role":"user","content":"x"}]}"#);
+        let call = Call::new(&head, body, Mode::Body, Flags::USAGE_REQUESTED);
+        let translation = Translation::of(&endpoint, &call).map_err(|error| error.message)?;
+        assert_eq!(translation.is_some(), Translation::is_needed(dialect, &head));
+        Ok(translation.map(|translation| {
+            let head = translation.head(call.head);
+            assert_eq!(head.headers, [("x-own", "y")]);
+            let call = translation.call(&head, &call);
+            assert!(!call.flags.has(Flags::USAGE_REQUESTED));
+            call.head.path.to_owned()
+        }))
+    }
+
+    #[test]
+    fn the_path_tells_the_caller_and_its_dialect() {
+        for (dialect, path, expected) in [
+            (Dialect::OpenAi, "/chat/completions", Ok(None)),
+            (Dialect::OpenAi, "/embeddings", Ok(None)),
+            (Dialect::OpenAi, "/messages", Ok(Some("/chat/completions"))),
+            (Dialect::OpenAi, "/messages?beta=true", Ok(Some("/chat/completions"))),
+            (Dialect::OpenAi, "/messages?x=1", Err("/messages?x=1 has no counterpart")),
+            (Dialect::OpenAi, "/messages/count_tokens", Err("/messages/count_tokens has no")),
+            (Dialect::Anthropic, "/messages", Ok(None)),
+            (Dialect::Anthropic, "/messages/batches", Ok(None)),
+            (Dialect::Anthropic, "/of/tomorrow", Ok(None)),
+            (Dialect::Anthropic, "/chat/completions", Ok(Some("/messages"))),
+            (Dialect::Anthropic, "/responses", Err("/responses has no counterpart")),
+        ] {
+            match (carried(dialect, path), expected) {
+                (Ok(carried), Ok(expected)) => assert_eq!(carried.as_deref(), expected, "{path}"),
+                (Err(told), Err(expected)) => assert!(told.starts_with(expected), "{told}"),
+                (other, _) => panic!("{path}: {other:?}"),
+            }
+        }
+        let mut head = RequestHead::new("m", "/messages");
+        head.method = Method::Get;
+        assert!(!Translation::is_needed(Dialect::OpenAi, &head));
+    }
+}

@@ -2,6 +2,8 @@
 
 use ringmain_wire::Kind;
 use ringmain_wire::frame::{EndFrame, FinishReason, Usage};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::decode::Origin;
@@ -25,37 +27,64 @@ impl Words for Whole {
 
     fn end(&mut self, end: &EndFrame<'_>, out: &mut Vec<u8>) {
         let Gathered { origin, text, reasoning, tools, usage } = &self.0;
-        let mut content = Vec::with_capacity(tools.len() + 2);
-        if !reasoning.is_empty() {
-            content.push(json!({"type": "thinking", "thinking": reasoning, "signature": ""}));
-        }
-        if !text.is_empty() {
-            content.push(json!({"type": "text", "text": text}));
-        }
-        content.extend(tools.iter().map(tool_use));
-        let answer = json!({
-            "id": origin.id,
-            "type": "message",
-            "role": "assistant",
-            "model": origin.model,
-            "content": content,
-            "stop_reason": stop_reason(end.reason(), !tools.is_empty()),
-            "stop_sequence": null,
-            "usage": usage_value(usage),
-        });
-        push(out, &answer);
+        let thinking = Block::Thinking { thinking: reasoning, signature: "" };
+        let said = [(thinking, reasoning), (Block::Text { text }, text)];
+        let said = said.into_iter().filter(|(_, text)| !text.is_empty()).map(|(block, _)| block);
+        push(
+            out,
+            &Message {
+                id: &origin.id,
+                kind: "message",
+                role: "assistant",
+                model: &origin.model,
+                content: said.chain(tools.iter().map(tool_use)).collect(),
+                stop_reason: stop_reason(end.reason(), !tools.is_empty()),
+                stop_sequence: None,
+                usage: usage_value(usage),
+            },
+        );
     }
 
     fn error(&mut self, _: &UpstreamError, _: &str, _: &mut Vec<u8>) {}
 }
 
-/// Arguments that are no JSON, which a model can produce, stay what they are: a text.
-fn tool_use(tool: &Called) -> Value {
-    let input = match tool.arguments.trim_ascii() {
-        "" => json!({}),
-        text => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+#[derive(Serialize)]
+struct Message<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    role: &'static str,
+    model: &'a str,
+    content: Vec<Block<'a>>,
+    stop_reason: &'static str,
+    stop_sequence: Option<&'static str>,
+    usage: Value,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Block<'a> {
+    Text { text: &'a str },
+    Thinking { thinking: &'a str, signature: &'static str },
+    ToolUse { id: &'a str, name: &'a str, input: Input<'a> },
+}
+
+/// The input of a tool, as the model wrote it: no number is rounded, no field moved. What is no
+/// JSON, which a model can produce, stays a text.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Input<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+}
+
+fn tool_use(tool: &Called) -> Block<'_> {
+    let text = match tool.arguments.trim_ascii() {
+        "" => "{}",
+        text => text,
     };
-    json!({"type": "tool_use", "id": tool.id, "name": tool.name, "input": input})
+    let input = serde_json::from_str(text).map_or(Input::Text(text), Input::Json);
+    Block::ToolUse { id: &tool.id, name: &tool.name, input }
 }
 
 /// The cached part of the input is counted beside it.

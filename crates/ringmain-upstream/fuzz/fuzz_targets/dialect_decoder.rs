@@ -30,7 +30,10 @@ fuzz_target!(|data: &[u8]| {
     let Some((cuts, body)) = rest.split_at_checked(usize::from(more & 7)) else { return };
     let config = || {
         let mode = MODES[usize::from(choice & 3) % MODES.len()];
-        let path = PATHS[usize::from(choice >> 2 & 3)];
+        let path = match choice & 64 {
+            0 => PATHS[usize::from(choice >> 2 & 3)],
+            _ => "/messages",
+        };
         let status = if more & 8 == 0 { 200 } else { 503 };
         let mut config =
             DecoderConfig::new(mode, path, status, TYPES[usize::from(choice >> 4 & 3)]);

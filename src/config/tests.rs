@@ -170,7 +170,7 @@ endpoints = [{ name = "locl", wieght = 2 }]
             "line 2: broker.sokcet: is not a key that Ringmain knows; did you mean `socket`?",
             "line 3: broker.drain: must be text in quotes, not an integer",
             "line 4: broker.socket_mode: \"rw\" is not a file mode such as \"0660\"",
-            "line 7: endpoint \"local\".base_url: begins with \"ftp\", which is neither http nor https",
+            "line 7: endpoint \"local\".base_url: begins with \"ftp\", which is neither http, https nor unix",
             "line 8: endpoint \"local\".key_fil: is not a key that Ringmain knows; did you mean `key_file`?",
             "line 9: endpoint \"local\".stored: \"no\" is neither \"refused\" nor \"shared\"",
             "line 11: route \"a*b\".model: \"a*b\" has a `*` that is not its last character",

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use bytes::{Buf, Bytes};
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 use http::HeaderMap;
@@ -16,7 +17,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 use crate::error::UpstreamError;
 
 /// What is offered to providers.
-pub(crate) const ACCEPTED: &str = "gzip, deflate, zstd";
+pub(crate) const ACCEPTED: &str = "gzip, deflate, zstd, br";
 
 /// Most bytes given at once.
 const STEP_BYTES: usize = 32 * 1024;
@@ -54,6 +55,7 @@ impl Expander {
             "" | "identity" => return Ok(None),
             "gzip" | "x-gzip" => Codec::Gzip(Gzip::Header(Vec::new())),
             "deflate" => Codec::Deflate(Deflate::Probe(Vec::new())),
+            "br" => Codec::Brotli(Brotli::new()),
             "zstd" => Codec::Zstd { decoder: zstd_decoder().map_err(faulty)?, between: true },
             other => {
                 let other: String = other.chars().take(40).collect();
@@ -116,6 +118,7 @@ fn zstd_decoder() -> io::Result<ZstdDecoder<'static>> {
 }
 
 enum Codec {
+    Brotli(Brotli),
     Gzip(Gzip),
     Deflate(Deflate),
     Zstd {
@@ -129,6 +132,7 @@ impl Codec {
     /// Bytes read and written; both 0 when more input is needed.
     fn step(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
         match self {
+            Codec::Brotli(brotli) => brotli.step(input, output),
             Codec::Gzip(gzip) => gzip.step(input, output),
             Codec::Deflate(deflate) => deflate.step(input, output),
             Codec::Zstd { between: true, .. } if input.is_empty() => Ok((0, 0)),
@@ -142,9 +146,54 @@ impl Codec {
 
     fn is_complete(&self) -> bool {
         match self {
+            Codec::Brotli(brotli) => brotli.is_ended,
             Codec::Gzip(gzip) => matches!(gzip, Gzip::Header(seen) if seen.is_empty()),
             Codec::Deflate(deflate) => matches!(deflate, Deflate::Done),
             Codec::Zstd { between, .. } => *between,
+        }
+    }
+}
+
+/// RFC 7932, one stream.
+struct Brotli {
+    /// Without the large windows that are not part of the standard: at most 16 MiB.
+    state: Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>,
+    is_ended: bool,
+}
+
+impl Brotli {
+    fn new() -> Brotli {
+        let alloc = StandardAlloc::default;
+        let state = Box::new(BrotliState::new_strict(alloc(), alloc(), alloc()));
+        Brotli { state, is_ended: false }
+    }
+
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize)> {
+        if self.is_ended {
+            return match input.is_empty() {
+                true => Ok((0, 0)),
+                false => Err(io::Error::other("bytes behind the end of the brotli stream")),
+            };
+        }
+        let (mut left, mut read) = (input.len(), 0);
+        let (mut room, mut written, mut total) = (output.len(), 0, 0);
+        let result = BrotliDecompressStream(
+            &mut left,
+            &mut read,
+            input,
+            &mut room,
+            &mut written,
+            output,
+            &mut total,
+            &mut self.state,
+        );
+        match result {
+            BrotliResult::ResultFailure => Err(io::Error::other("not a brotli stream")),
+            BrotliResult::ResultSuccess => {
+                self.is_ended = true;
+                Ok((read, written))
+            }
+            BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => Ok((read, written)),
         }
     }
 }
@@ -318,6 +367,11 @@ mod tests {
                 let (w, ends) = run(GzEncoder::new(vec![], level), parts, |w| w.get_ref().len());
                 (w.finish().unwrap(), ends)
             }
+            "br" => {
+                let encoder = brotli::CompressorWriter::new(vec![], 4096, 5, 22);
+                let (w, ends) = run(encoder, parts, |w| w.get_ref().len());
+                (w.into_inner(), ends)
+            }
             "deflate" => {
                 let (w, ends) = run(ZlibEncoder::new(vec![], level), parts, |w| w.get_ref().len());
                 (w.finish().unwrap(), ends)
@@ -335,8 +389,13 @@ mod tests {
         }
     }
 
-    const CODINGS: [(&str, &str); 4] =
-        [("gzip", "gzip"), ("deflate", "deflate"), ("raw", "deflate"), ("zstd", "zstd")];
+    const CODINGS: [(&str, &str); 5] = [
+        ("br", "br"),
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("raw", "deflate"),
+        ("zstd", "zstd"),
+    ];
 
     #[test]
     fn every_coding_comes_back_however_it_is_cut() {
@@ -384,7 +443,7 @@ mod tests {
             assert_eq!(expand(named, &[&small], 1999), Err(Code::UpstreamTooLarge), "{made}");
             assert_eq!(expand(named, &[&small], 2000).unwrap().len(), 2000, "{made}");
         }
-        for name in ["gzip", "zstd", "deflate"] {
+        for name in ["br", "gzip", "zstd", "deflate"] {
             let nonsense = expand(name, &[b"data: {}\n\ndata: {}\n\n"], 1 << 20);
             assert_eq!(nonsense, Err(Code::UpstreamEncoding), "{name}");
         }
@@ -392,7 +451,7 @@ mod tests {
         let at = bytes.len() - 5;
         bytes[at] ^= 1;
         assert_eq!(expand("gzip", &[&bytes], 100), Err(Code::UpstreamEncoding));
-        assert_eq!(expand("br", &[], 100), Err(Code::UpstreamEncoding));
+        assert_eq!(expand("compress", &[], 100), Err(Code::UpstreamEncoding));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 pub mod answer;
 pub mod body;
 pub mod call;
+mod compress;
 pub mod config;
 pub mod decode;
 pub mod dialect;

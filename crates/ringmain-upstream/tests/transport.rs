@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::tls::{Authority, Speaks};
 use common::{call, endpoint, http1, send, send_body, soon, until};
-use ringmain_upstream::{ClientCert, Health, Http2, Probe, Proxy};
+use ringmain_upstream::{ClientCert, Health, Http2, Probe, Proxy, RequestEncoding};
 use ringmain_wire::{Code, Sent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -217,4 +217,41 @@ async fn a_probe_tells_whether_the_endpoint_is_well() {
     }));
     down.start();
     until(|| down.health() == Health::Down).await;
+}
+
+/// A server that takes no compressed body, and notes the coding of each.
+async fn plain_only(refusal: &'static str) -> (String, Arc<std::sync::Mutex<Vec<bool>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let codings = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let notes = codings.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let notes = notes.clone();
+            tokio::spawn(async move {
+                while let Some(head) = http1::read_request(&mut stream).await {
+                    let is_coded = head.contains("\r\ncontent-encoding: gzip\r\n");
+                    notes.lock().unwrap().push(is_coded);
+                    let status = if is_coded { refusal } else { "200 OK" };
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    (url, codings)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_a_coding_gets_plain_bodies() {
+    for refusal in ["415 X", "400 X"] {
+        let (url, codings) = plain_only(refusal).await;
+        let endpoint = endpoint(&url, |config| config.request_encoding = RequestEncoding::Gzip);
+        for bytes in [10_000, 10_000, 100] {
+            let answer = send_body(&endpoint, Bytes::from(vec![b' '; bytes])).await.unwrap();
+            assert_eq!(answer.status, 200);
+            common::finish(answer).await.unwrap();
+        }
+        assert_eq!(*codings.lock().unwrap(), [true, false, false, false], "{refusal}");
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
 use reqwest::{Request, Url};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Sent, Stage};
@@ -12,6 +13,7 @@ use super::{Endpoint, failure, head};
 use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::call::{Call, Phase};
+use crate::compress::{Coding, Trial};
 use crate::error::UpstreamError;
 use crate::pool::Lease;
 use crate::splice::{Spliced, Wanted, splice};
@@ -19,6 +21,15 @@ use crate::splice::{Spliced, Wanted, splice};
 /// Most connections that may turn out to have no place for the request: they end just as they are
 /// to take it, or take fewer streams than was known.
 const ROUNDS_MAX: u32 = 3;
+
+/// What is done to a request on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// Usage is asked for, where the caller did not.
+    pub usage: bool,
+    /// The body is not compressed.
+    pub plain: bool,
+}
 
 /// A body as it goes out.
 struct Sending {
@@ -32,21 +43,24 @@ pub(super) struct Outline {
     pub body_bytes: u64,
     /// Whether usage was asked for on behalf of the caller.
     pub usage_injected: bool,
+    /// How the body was compressed.
+    pub coding: Option<Coding>,
+    trial: Option<Trial>,
 }
 
 impl Endpoint {
-    /// One request. Also tells whether usage was asked for on behalf of the caller.
+    /// One request. Also tells what was done to it.
     pub(super) async fn attempt(
         &self,
         call: &Call<'_>,
-        usage: bool,
-    ) -> Result<(Answer, bool), UpstreamError> {
+        manner: Manner,
+    ) -> Result<(Answer, Outline), UpstreamError> {
         call.progress.restart(Phase::Connecting);
         self.requests.fetch_add(1, Relaxed);
         let mut rounds = 0;
         // Bound: `ROUNDS_MAX` connections, and one more.
         loop {
-            let sending = self.prepare(call, usage)?;
+            let sending = self.prepare(call, manner).await?;
             let outline = sending.outline;
             let mut lease = self.place().await?;
             let request = self.request(call, sending, &mut lease)?;
@@ -55,8 +69,13 @@ impl Endpoint {
                     lease.answered(&response);
                     self.answers.fetch_add(1, Relaxed);
                     call.progress.reach(Phase::Answered);
+                    if let Some(trial) = outline.trial
+                        && response.status().is_success()
+                    {
+                        self.encoder.took(trial);
+                    }
                     let answer = self.answer(call, response, lease, outline)?;
-                    return Ok((answer, outline.usage_injected));
+                    return Ok((answer, outline));
                 }
                 Err(error) => error,
             };
@@ -84,14 +103,21 @@ impl Endpoint {
         })
     }
 
-    fn prepare(&self, call: &Call<'_>, usage: bool) -> Result<Sending, UpstreamError> {
-        let spliced = match call.head.method {
-            Method::Post => self.spliced(call, usage)?,
+    async fn prepare(&self, call: &Call<'_>, manner: Manner) -> Result<Sending, UpstreamError> {
+        let Spliced { mut pieces, usage_injected } = match call.head.method {
+            Method::Post => self.spliced(call, manner.usage)?,
             _ => Spliced { pieces: Vec::new(), usage_injected: false },
         };
-        let Spliced { pieces, usage_injected } = spliced;
+        let (encoded, trial) = match self.encoder.is_on() {
+            true => self.encoder.encode(&pieces, manner.plain).await,
+            false => (None, None),
+        };
+        let coding = encoded.as_ref().map(|encoded| encoded.coding);
+        if let Some(encoded) = encoded {
+            pieces = vec![encoded.bytes];
+        }
         let body_bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Ok(Sending { pieces, outline: Outline { body_bytes, usage_injected } })
+        Ok(Sending { pieces, outline: Outline { body_bytes, usage_injected, coding, trial } })
     }
 
     fn spliced(&self, call: &Call<'_>, usage: bool) -> Result<Spliced, UpstreamError> {
@@ -118,6 +144,9 @@ impl Endpoint {
         let mut request = Request::new(head::method(call.head), url);
         *request.headers_mut() = head::request_headers(call.head, has_body);
         head::complete(request.headers_mut(), self.config.dialect);
+        if let Some(coding) = sending.outline.coding {
+            request.headers_mut().insert(CONTENT_ENCODING, coding.header());
+        }
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
         }

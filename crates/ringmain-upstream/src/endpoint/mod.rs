@@ -20,9 +20,11 @@ use tokio::runtime::Handle;
 pub use header::check_header;
 pub use probe::{Health, check_probe};
 
+use self::attempt::Manner;
 use crate::answer::{Answer, AnswerBody};
 use crate::body::Witness;
 use crate::call::Call;
+use crate::compress::Encoder;
 use crate::config::{EndpointConfig, Stored, UsageSplice};
 use crate::decode::DecoderConfig;
 use crate::dialect::Translation;
@@ -46,6 +48,7 @@ pub struct Endpoint {
     requests: AtomicU64,
     answers: AtomicU64,
     witness: OnceLock<Witness>,
+    encoder: Encoder,
     /// Sent with every request.
     headers: HeaderMap,
     pulse: probe::Pulse,
@@ -113,6 +116,7 @@ impl Endpoint {
         let client = |reason| EndpointError::Client { endpoint: config.name.clone(), reason };
         let headers = header::fields(&config.headers).map_err(client)?;
         let pool = Pool::new(&config, &base, unix).map_err(client)?;
+        let encoder = Encoder::new(config.request_encoding, config.encode_above);
         Ok(Endpoint {
             config,
             base,
@@ -122,6 +126,7 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             witness: OnceLock::new(),
+            encoder,
             headers,
             pulse: probe::Pulse::default(),
             is_probed: AtomicBool::new(false),
@@ -196,9 +201,10 @@ impl Endpoint {
     /// Sends a request and waits for the head of the answer.
     ///
     /// No time limit but the connect timeout is applied here, and nothing is tried twice, with one
-    /// exception: an endpoint that refuses a request (400 or 422) for the `stream_options` that we
-    /// put in gets it once more without them, unless the caller wants it done once; if that is
-    /// good, it is not asked for usage again. [`Progress`](crate::Progress) counts both.
+    /// exception: an endpoint that refuses what we did to a request gets it once more without. It
+    /// refuses the `stream_options` that we put in (400 or 422), or our content coding (415, or
+    /// 400), and what it refused is not tried again. Only 415 is answered so where the caller
+    /// wants the request done once. [`Progress`](crate::Progress) counts both.
     ///
     /// Of an answer 401 or 403 the provider's words are withheld, in every mode.
     ///
@@ -219,12 +225,25 @@ impl Endpoint {
 
     /// Sends a request in the endpoint's own dialect.
     async fn send_own(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
-        let (mut answer, injected) = self.attempt(&call, self.may_ask_for_usage(&call)).await?;
-        let refused = injected && matches!(answer.status, 400 | 422);
+        let usage = self.may_ask_for_usage(&call);
+        let (mut answer, mut sent) = self.attempt(&call, Manner { usage, plain: false }).await?;
         let may_repeat = !call.flags.has(Flags::ONCE);
+        // 415 says that the request was not even read; 400 says so of most that cannot be.
+        let may_be_coding = answer.status == 415 || answer.status == 400 && may_repeat;
+        if let Some(coding) = sent.coding
+            && may_be_coding
+        {
+            answer.body.settle().await;
+            let refusal = answer.status;
+            (answer, sent) = self.attempt(&call, Manner { usage, plain: true }).await?;
+            if refusal == 415 || (200..300).contains(&answer.status) {
+                self.encoder.refused(coding);
+            }
+        }
+        let refused = sent.usage_injected && matches!(answer.status, 400 | 422);
         if refused && may_repeat && answer.body.names("stream_options").await {
             answer.body.settle().await;
-            (answer, _) = self.attempt(&call, false).await?;
+            (answer, _) = self.attempt(&call, Manner { usage: false, plain: true }).await?;
             // What a refusal says, a caller can have put into its mouth. That the same request
             // is good without our words proves that they were what was refused.
             if (200..300).contains(&answer.status) {
@@ -242,6 +261,7 @@ impl Endpoint {
     pub fn looks_into(&self, call: &Call<'_>) -> bool {
         call.model.is_some()
             || self.may_ask_for_usage(call)
+            || self.encoder.is_on()
             || Translation::is_needed(self.config.dialect, call.head)
     }
 

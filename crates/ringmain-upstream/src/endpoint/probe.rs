@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use super::Endpoint;
+use super::attempt::Manner;
 use crate::call::Call;
 use crate::config::Probe;
 
@@ -90,7 +91,10 @@ impl Endpoint {
         let mut head = RequestHead::new("", path);
         head.method = Method::Get;
         let call = Call::new(&head, Bytes::new(), Mode::Body, Flags::NONE);
-        let Ok((answer, _)) = self.attempt(&call, false).await else { return false };
+        let Ok((answer, _)) = self.attempt(&call, Manner { usage: false, plain: true }).await
+        else {
+            return false;
+        };
         let is_well = (200..300).contains(&answer.status);
         answer.body.settle().await;
         is_well

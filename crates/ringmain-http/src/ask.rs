@@ -73,6 +73,10 @@ fn model(content_type: &str, body: &[u8]) -> Result<Option<String>, String> {
                 .map_err(|error| format!("the body is not the JSON of a request: {error}"))?;
             Ok(named.model.map(Cow::into_owned))
         }
+        // Callers forget to say that it is JSON.
+        _ if body.trim_ascii_start().starts_with(b"{") => Ok(serde_json::from_slice(body)
+            .ok()
+            .and_then(|named: Named<'_>| named.model.map(Cow::into_owned))),
         _ => Ok(None),
     }
 }
@@ -142,6 +146,8 @@ mod tests {
         assert_eq!(model("multipart/form-data; boundary=other", &form("x.y")), Ok(None));
         assert!(model("multipart/form-data", &form("x.y")).is_err());
         assert_eq!(model("text/plain", b"model"), Ok(None));
+        assert_eq!(model("text/plain", b"{"), Ok(None));
+        assert_eq!(model("text/plain", br#" {"model":"a"}"#), Ok(Some("a".into())));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod consumer;
 mod hop;
 mod hostile;
+mod http;
 mod idle;
 mod lane;
 mod latency;
@@ -37,6 +38,7 @@ const SUITES: &[Suite] = &[
     usual("syscalls", "system calls per token", syscalls::run),
     usual("consumer", "CPU per token at the consumer", consumer::run),
     usual("proxy", "CPU of the broker against reverse proxies", proxy::run),
+    usual("http", "the HTTP face against reverse proxies", http::run),
     usual("latency", "age of tokens, time to the first", latency::run),
     usual("scale", "how much goes through one broker", scale::run),
     usual("upstream", "the way to the provider against going there oneself", upstream::run),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::guest::{Kept, caller, chat};
 use common::provider::deltas;
 use common::{Provider, Served, Step, soon, until};
-use ringmain_broker::face::{Exchange, Failure, Request};
+use ringmain_broker::face::{Exchange, Failure, Request, StopCause};
 use ringmain_broker::rules::{EndpointRules, RouteRules, Rules};
 use ringmain_broker::{BrokerConfig, Route, RouteTable, Target};
 use ringmain_policy::Backoff;
@@ -388,6 +388,29 @@ async fn a_resting_endpoint_is_passed_over() {
         assert_eq!(world.ask().await.head(), ("b".to_owned(), 1));
     }
     assert_eq!(world.provider.requests_of("a"), 1);
+}
+
+/// Whoever waits between two attempts can still be stopped, and was seen.
+#[tokio::test]
+async fn a_wait_between_attempts_ends_with_a_cancel() {
+    let busy = vec![Step::Refuse(503, "retry-after: 15\r\n")];
+    let patient = RetryPolicy { wait: Duration::from_secs(20), ..quick() };
+    let route = RouteRules { retry: Some(patient), ..RouteRules::default() };
+    let world = world_with(&[("one", vec![busy])], route, EndpointRules::default()).await;
+    let mut exchange = Exchange::begin(&world.served.broker, caller()).unwrap();
+    let stop = exchange.stop();
+    let mut kept = Kept::default();
+    let (ended, ()) = soon(async {
+        tokio::join!(exchange.run(chat(), &mut kept), async {
+            until(|| world.provider.requests() == 1).await;
+            tokio::time::sleep(50 * MS).await;
+            stop.request(StopCause::Cancelled);
+        })
+    })
+    .await;
+    let failure = ended.verdict.unwrap_err();
+    assert_eq!((failure.code, failure.sent), (Code::Cancelled, Sent::Yes));
+    assert!(kept.frames.is_empty());
 }
 
 /// The body stays lent until no attempt can follow, and is the same in each of them.

@@ -41,12 +41,8 @@ pub struct RetryPolicy {
 /// What became of an attempt that gave no content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The provider provably did not process it. `is_lasting`: asking the same endpoint again would
-    /// end in the same way.
-    Unprocessed {
-        /// Whether it would fail in the same way again.
-        is_lasting: bool,
-    },
+    /// The provider provably did not process it.
+    Unprocessed(Again),
     /// It answered with an error status.
     Refused {
         /// The status.
@@ -57,6 +53,17 @@ pub enum Fault {
     Broken,
     /// It may have been processed, and there is no answer; or nothing would be better next time.
     Final,
+}
+
+/// When the same endpoint may be asked again for what it did not process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// At once, the first time: a connection was closed under the request, another one will do.
+    Now,
+    /// After a wait.
+    Later,
+    /// It would end in the same way.
+    Never,
 }
 
 /// What the provider says about coming again.
@@ -115,8 +122,12 @@ impl RetryPolicy {
         if standing.has_elsewhere {
             return Next::Elsewhere;
         }
-        if fault == (Fault::Unprocessed { is_lasting: true }) {
-            return Next::Never;
+        match fault {
+            Fault::Unprocessed(Again::Never) => return Next::Never,
+            Fault::Unprocessed(Again::Now) if standing.made == 1 => {
+                return Next::Wait(Duration::ZERO);
+            }
+            _ => {}
         }
         let retry = standing.made.saturating_sub(1);
         let wait = match hints.retry_after_ms.map(Duration::from_millis) {
@@ -131,7 +142,7 @@ impl RetryPolicy {
 
 fn may_repeat(fault: Fault, hints: Hints, is_idempotent: bool) -> bool {
     match fault {
-        Fault::Unprocessed { .. } => true,
+        Fault::Unprocessed(_) => true,
         Fault::Final => false,
         // What may have been done is done twice only where that does no harm.
         _ if !is_idempotent => false,
@@ -159,7 +170,8 @@ mod tests {
 
     fn faults() -> impl Strategy<Value = Fault> {
         prop_oneof![
-            any::<bool>().prop_map(|is_lasting| Fault::Unprocessed { is_lasting }),
+            prop_oneof![Just(Again::Now), Just(Again::Later), Just(Again::Never)]
+                .prop_map(Fault::Unprocessed),
             (400u16..600).prop_map(|status| Fault::Refused { status }),
             Just(Fault::Broken),
             Just(Fault::Final),
@@ -214,9 +226,19 @@ mod tests {
     fn another_endpoint_is_asked_at_once() {
         let elsewhere = Standing { has_elsewhere: true, ..standing() };
         assert_eq!(next(Fault::Refused { status: 429 }, after(60_000), elsewhere), Next::Elsewhere);
-        let lasting = Fault::Unprocessed { is_lasting: true };
+        let lasting = Fault::Unprocessed(Again::Never);
         assert_eq!(next(lasting, Hints::default(), elsewhere), Next::Elsewhere);
         assert_eq!(next(lasting, Hints::default(), standing()), Next::Never);
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_under_a_request_costs_no_wait_once() {
+        let closed = Fault::Unprocessed(Again::Now);
+        let policy = RetryPolicy::default();
+        let next =
+            |made| policy.next(closed, Hints::default(), Standing { made, ..standing() }, u64::MAX);
+        assert_eq!(next(1), Next::Wait(Duration::ZERO));
+        assert_eq!(next(2), Next::Wait(Duration::from_secs(1)));
     }
 
     proptest! {
@@ -245,7 +267,7 @@ mod tests {
                     Next::Elsewhere => prop_assert!(has_elsewhere),
                     Next::Wait(wait) => waited += wait,
                 }
-                let unprocessed = matches!(fault, Fault::Unprocessed { .. });
+                let unprocessed = matches!(fault, Fault::Unprocessed(_));
                 prop_assert!(is_idempotent || unprocessed);
                 prop_assert!(made < attempts);
                 prop_assert!(waited <= policy.wait && (waited.is_zero() || waited < deadline));

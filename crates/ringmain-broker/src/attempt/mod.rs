@@ -81,7 +81,9 @@ async fn next(plan: &mut Plan, fault: Fault, hints: Hints, inbound: &Inbound<'_>
         Then::Ask(pick) => Some(pick),
         Then::PassOn => None,
         Then::Wait(wait) => {
-            sleep_until(Instant::now() + wait).await;
+            if !wait.is_zero() {
+                sleep_until(Instant::now() + wait).await;
+            }
             plan.again()
         }
     }

@@ -59,25 +59,29 @@ impl Plan {
         })
     }
 
-    /// What follows when the attempt at `target` failed; `left` is the time until the deadline.
+    /// What follows a failed attempt; `left` is the time until the deadline.
     pub fn next(&mut self, fault: Fault, hints: Hints, left: Duration) -> Then {
-        let elsewhere = if self.may_go_on() { self.pick().ok() } else { None };
-        let standing = Standing {
+        let mut standing = Standing {
             is_idempotent: self.is_idempotent,
             made: self.made,
             waited: self.waited,
             left,
-            has_elsewhere: elsewhere.is_some(),
+            has_elsewhere: true,
         };
         let random = self.random();
-        match (self.policy.next(fault, hints, standing, random), elsewhere) {
-            (Next::Elsewhere, Some(pick)) => Then::Ask(pick),
-            (Next::Wait(wait), _) => {
+        // Asked for leave only where it would be used: leave is paid for.
+        if self.policy.next(fault, hints, standing, random) == Next::Elsewhere
+            && let Ok(pick) = self.pick()
+        {
+            return Then::Ask(pick);
+        }
+        standing.has_elsewhere = false;
+        match self.policy.next(fault, hints, standing, random) {
+            Next::Wait(wait) => {
                 self.waited += wait;
                 Then::Wait(wait)
             }
-            // The leave that was taken is given back by its drop.
-            _ => Then::PassOn,
+            Next::Elsewhere | Next::Never => Then::PassOn,
         }
     }
 
@@ -91,10 +95,6 @@ impl Plan {
     pub fn makes(&mut self, index: usize) {
         self.made += 1;
         self.tried |= 1 << index;
-    }
-
-    fn may_go_on(&self) -> bool {
-        self.made < self.policy.attempts
     }
 
     /// The best target that was not tried, of the first tier that has one; else the shortest time
@@ -247,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_not_used_is_given_back() {
+    fn no_leave_is_taken_that_is_not_used() {
         let route = route(&[("a", 1, 0), ("b", 1, 1)]);
         let mut asked = plan(&route, 1);
         let pick = asked.first().ok().unwrap();
         asked.makes(pick.index);
         let then = asked.next(Fault::Final, Hints::default(), Duration::from_secs(60));
         assert!(matches!(then, Then::PassOn));
-        assert_eq!(route.target(1).health().unwrap().condition().pending, 0);
+        assert_eq!(route.target(1).health().unwrap().condition().retries, 0);
     }
 }

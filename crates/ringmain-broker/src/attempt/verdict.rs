@@ -1,6 +1,6 @@
 //! What became of an attempt: whether another may follow, and what it says of the endpoint.
 
-use ringmain_policy::retry::{Fault, Hints};
+use ringmain_policy::retry::{Again, Fault, Hints};
 use ringmain_upstream::Answer;
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, RequestHead, Sent, Stage};
@@ -85,9 +85,11 @@ fn fault_of(failure: &Failure) -> Fault {
         _ if failure.stage < Stage::Admit => Fault::Final,
         Code::QuotaExceeded | Code::Internal => Fault::Final,
         // What a producer has no place for waits for nobody: its caller decides.
-        _ if failure.sent == Sent::No => Fault::Unprocessed {
-            is_lasting: failure.stage == Stage::Admit || !failure.code.is_retryable(),
-        },
+        _ if failure.sent == Sent::No => Fault::Unprocessed(match failure.code {
+            Code::UpstreamReset | Code::UpstreamRefused => Again::Now,
+            code if failure.stage == Stage::Admit || !code.is_retryable() => Again::Never,
+            _ => Again::Later,
+        }),
         Code::UpstreamError
         | Code::UpstreamTruncated
         | Code::UpstreamReset
@@ -142,12 +144,12 @@ mod tests {
     #[test]
     fn only_what_is_provably_unprocessed_or_was_answered_may_be_repeated() {
         use Code::*;
-        let unprocessed = |is_lasting| Fault::Unprocessed { is_lasting };
         for (code, stage, sent, fault) in [
-            (UpstreamConnect, Stage::Connect, Sent::No, unprocessed(false)),
-            (UpstreamTls, Stage::Connect, Sent::No, unprocessed(true)),
-            (UpstreamRefused, Stage::AwaitHead, Sent::No, unprocessed(false)),
-            (ProducerAbsent, Stage::Admit, Sent::No, unprocessed(true)),
+            (UpstreamConnect, Stage::Connect, Sent::No, Fault::Unprocessed(Again::Later)),
+            (UpstreamTls, Stage::Connect, Sent::No, Fault::Unprocessed(Again::Never)),
+            (UpstreamRefused, Stage::AwaitHead, Sent::No, Fault::Unprocessed(Again::Now)),
+            (UpstreamReset, Stage::Send, Sent::No, Fault::Unprocessed(Again::Now)),
+            (ProducerAbsent, Stage::Admit, Sent::No, Fault::Unprocessed(Again::Never)),
             (UpstreamReset, Stage::AwaitHead, Sent::Maybe, Fault::Final),
             (UpstreamReset, Stage::AwaitContent, Sent::Yes, Fault::Broken),
             (UpstreamTruncated, Stage::AwaitContent, Sent::Yes, Fault::Broken),

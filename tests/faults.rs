@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `requests` | the caller: what it asks for, and that it does not read |
 //! | `upstream` | the provider, or the way to it |
+//! | `scripted` | the provider again: every fault of the simulated one's table |
 //! | `operation` | the operator: configuration, keys, sockets, signals |
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -13,6 +14,8 @@ mod common;
 mod operation;
 #[path = "faults/requests.rs"]
 mod requests;
+#[path = "faults/scripted.rs"]
+mod scripted;
 #[path = "faults/upstream.rs"]
 mod upstream;
 

@@ -31,7 +31,7 @@ fn repeated(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
     let Some((_, earlier)) = case.attempts(caller).split_last() else { return };
     for attempt in earlier {
         let number = attempt.number;
-        if attempt.tokens_sent > 0 {
+        if brought_content(attempt) {
             let what = format_args!("sent again although request {number} had brought content");
             found.add(6, caller, what);
         }
@@ -69,6 +69,11 @@ fn is_unprocessed(attempt: &ProviderRecord) -> bool {
     attempt.fault().is_some_and(|fault| fault.is_unprocessed())
 }
 
+/// Whether its client must have got content: a reset takes away what was not read yet.
+fn brought_content(attempt: &ProviderRecord) -> bool {
+    attempt.tokens_sent > 0 && !attempt.fault().is_some_and(|fault| fault.resets_connection())
+}
+
 /// Whether its answer failed in a way that may be tried again before any content.
 fn is_failed_answer(attempt: &ProviderRecord) -> bool {
     let fault = attempt.fault();
@@ -77,7 +82,7 @@ fn is_failed_answer(attempt: &ProviderRecord) -> bool {
         // `x-should-retry: true` stands over the status.
         Some(_) if fault == Some(crate::Fault::DoRetry400) => true,
         // A good status and no content: an error object, nothing at all, or cut short.
-        Some(200..=299) => attempt.tokens_sent == 0,
+        Some(200..=299) => !brought_content(attempt),
         _ => false,
     }
 }

@@ -51,7 +51,7 @@ fn ending(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
         found.add(7, caller, "END, but the provider never saw it");
         return;
     };
-    if !is_complete(last) {
+    if !is_complete(last) && !is_other_body(caller, last) {
         found.add(7, caller, format_args!("END, but the provider {}", fate(last)));
     }
     let is_error_status = last.status.is_some_and(|status| !(200..300).contains(&status));
@@ -71,6 +71,10 @@ fn prefix(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
     };
     let Some(plan) = &last.plan else { return };
     for (channel, total, hash) in caller.channels() {
+        // The words of a refused credential are withheld, and others stand in their place.
+        if matches!(last.status, Some(401 | 403)) && channel == Channel::Body {
+            continue;
+        }
         if let Some(is_whole) = is_prefix(case, caller, last, plan, channel, total, hash) {
             let is_good = matches!(caller.end, Some(End::End { .. })) && is_complete(last);
             if is_good && !is_whole {
@@ -148,6 +152,12 @@ fn foreign_owner<'a>(
         let prefixes = plans.filter_map(|plan| plan.prefix(channel, total));
         prefixes.into_iter().any(|prefix| prefix.bytes == total && prefix.hash == hash)
     })
+}
+
+/// Whether the provider gave a whole body that is no stream, to a caller who asked for bytes.
+fn is_other_body(caller: &CallerRecord, record: &ProviderRecord) -> bool {
+    let is_fault = record.fault().is_some_and(|fault| fault.is_other_body());
+    is_fault && caller.mode != Mode::Deltas && record.ended.is_some()
 }
 
 /// Whether the provider gave a whole answer, with its marker if it was a stream.

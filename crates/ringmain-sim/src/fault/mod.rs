@@ -124,9 +124,15 @@ impl Fault {
         matches!(self, GoawayBefore | GoawayThenFine | RefusedStream | RefusedThenFine)
     }
 
-    /// Whether it is an error object under status 200 without any content before it.
-    pub fn is_error_object(self) -> bool {
-        matches!(self, Fault::ErrorEvent | Fault::ErrorFirst | Fault::ErrorObject)
+    /// Whether the answer is whole and well framed, but no stream of events.
+    pub fn is_other_body(self) -> bool {
+        use Fault::*;
+        matches!(self, ErrorObject | ErrorThenFine | NotSse | Switching)
+    }
+
+    /// Whether the connection is reset, with what its client has not read yet.
+    pub fn resets_connection(self) -> bool {
+        matches!(self, Fault::Reset | Fault::GoawayCut)
     }
 
     /// Whether only the first request with its correlation id meets it.

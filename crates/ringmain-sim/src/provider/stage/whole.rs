@@ -5,7 +5,7 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{Act, Part, StageEnd, Staged, concat, tokens, upto};
+use super::{Act, Part, StageEnd, Staged, concat, upto};
 use crate::fault::Fault;
 use crate::plan::Piece;
 use crate::render;
@@ -69,10 +69,7 @@ pub(super) fn stage(fault: Fault, parts: Vec<Part>, before: u64) -> Staged {
 /// Bodies under a content encoding.
 pub(super) fn coded(fault: Fault, parts: &[Part]) -> Staged {
     let plain = concat(parts);
-    let one = |bytes: Vec<u8>| {
-        let act = Act { tokens: tokens(parts), is_marker: true, ..Act::write(bytes) };
-        Staged::new([act], StageEnd::Whole)
-    };
+    // What nobody can read holds no tokens.
     let cut = |bytes: Vec<u8>| Staged::new([Act::write(bytes)], StageEnd::Whole);
     match fault {
         Fault::GzipBomb => bomb().encoded("gzip"),
@@ -88,7 +85,7 @@ pub(super) fn coded(fault: Fault, parts: &[Part]) -> Staged {
             bytes[middle..middle + 16].fill(0xff);
             cut(bytes).encoded("gzip")
         }
-        _ => one(plain).encoded("x-own"),
+        _ => cut(plain).encoded("x-own"),
     }
 }
 

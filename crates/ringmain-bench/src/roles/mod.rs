@@ -45,8 +45,9 @@ pub(crate) enum Role {
     Idle(idle::Idle),
     LaneRead(lane::Transfer),
     LaneWrite(lane::Transfer),
+    Produce(relay::Produce),
     ProducerAsk(relay::Ask),
-    ProducerEcho(relay::Echo),
+    ProducerListen(relay::Listen),
     RawProvider(provider::RawProvider),
     SessionPing(hop::SessionPing),
 }
@@ -71,8 +72,9 @@ impl Role {
             Role::Idle(_) => "idle",
             Role::LaneRead(_) => "lane-read",
             Role::LaneWrite(_) => "lane-write",
+            Role::Produce(_) => "produce",
             Role::ProducerAsk(_) => "producer-ask",
-            Role::ProducerEcho(_) => "producer-echo",
+            Role::ProducerListen(_) => "producer-listen",
             Role::RawProvider(_) => "raw-provider",
             Role::SessionPing(_) => "session-ping",
         }
@@ -94,8 +96,9 @@ impl Role {
             Role::Idle(told) => idle::idle(&told),
             Role::LaneRead(told) => lane::read(&told),
             Role::LaneWrite(told) => lane::write(&told),
+            Role::Produce(told) => relay::produce(&told),
             Role::ProducerAsk(told) => relay::ask(&told),
-            Role::ProducerEcho(told) => relay::echo(&told),
+            Role::ProducerListen(told) => relay::listen(&told),
             Role::RawProvider(told) => provider::raw_provider(&told),
             Role::SessionPing(told) => hop::session_ping(&told),
         }

@@ -1,5 +1,6 @@
 //! One round trip: `ping` through a broker against the bare primitive.
 
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::harness::{Bench, Child, Goal, Latency, Place, RowSpec, Sample};
 use crate::roles::Role;
 use crate::roles::hop::{Hops, Pace, Ping, SessionPing};
 use crate::roles::meet::Meet;
-use crate::roles::relay;
+use crate::roles::relay::{Ask, Listen, Produce, Stamped};
 
 const EVENTFD: Option<&str> = Some("raw eventfd ping-pong");
 const PARKED: &str = "ping to END through `ringmain serve`, every hop a sleep and a wake-up, against \
@@ -42,9 +43,16 @@ const RELAY: RowSpec = RowSpec {
     unit: "ns",
     baseline: EVENTFD,
     goal: Some(Goal::RatioAtMost(4.0)),
-    how: "one exchange that a producer answers with one delta: four wake-ups on one CPU, from the \
-        application through `ringmain serve` to the producer and back, against the two of a round \
-        trip over eventfds; medians",
+    how: "from a producer's writing of a token, through `ringmain serve`, which judges and copies \
+        it, to the application that has it: two sleeps and wake-ups on one CPU, as many as a round \
+        trip over eventfds has; medians",
+};
+const PRODUCED: RowSpec = RowSpec {
+    name: "producer_exchange",
+    goal: None,
+    how: "one whole exchange that a producer answers with one delta, four wake-ups on one CPU; \
+        medians",
+    ..RELAY
 };
 
 /// Nobody answers a ping but the broker itself.
@@ -100,21 +108,33 @@ fn polled(bench: &mut Bench) {
 }
 
 fn relay(bench: &mut Bench) {
+    let stamped = Stamped { tokens: bench.stage.pick(300, 4_000), gap_us: 150 };
+    produced(bench, RELAY, Some(stamped), |socket, _| Role::ProducerListen(Listen { socket }));
+    produced(bench, PRODUCED, None, |socket, pace| Role::ProducerAsk(Ask { socket, pace }));
+}
+
+/// A producer, the broker and an application on one CPU.
+fn produced(
+    bench: &mut Bench,
+    spec: RowSpec,
+    stamped: Option<Stamped>,
+    role: fn(PathBuf, Pace) -> Role,
+) {
     let cpu = bench.stage.cpus.measured();
-    let made = bench.prepare(&[RELAY], |stage| {
+    let made = bench.prepare(&[spec], |stage| {
         let setup = BrokerSetup { producer: true, ..BrokerSetup::new(NO_PROVIDER, cpu) };
         let broker = Broker::start(stage, setup)?;
-        let told = relay::Echo { socket: broker.socket().to_owned() };
-        let mut producer = Child::role(stage, &Role::ProducerEcho(told), cpu)?;
+        let told = Produce { socket: broker.socket().to_owned(), stamped };
+        let mut producer = Child::role(stage, &Role::Produce(told), cpu)?;
         producer.ready()?;
         Ok((broker, producer))
     });
     let Some((broker, _producer)) = made else { return };
     bench.compare(
-        &[RELAY],
+        &[spec],
         &mut |stage| {
-            let told = relay::Ask { socket: broker.socket().to_owned(), pace: pace(stage, 1) };
-            let mut child = Child::role(stage, &Role::ProducerAsk(told), cpu)?;
+            let role = role(broker.socket().to_owned(), pace(stage, 1));
+            let mut child = Child::role(stage, &role, cpu)?;
             Ok(sample(&child.answer()?))
         },
         &mut |stage| {

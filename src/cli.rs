@@ -132,6 +132,16 @@ pub struct Sim {
     /// Print all faults with what callers are told, and end.
     #[arg(long)]
     pub list_faults: bool,
+    /// Play a random run of faults, cancels, kills and limits against a broker of its own, and
+    /// judge it by the delivery contract.
+    #[arg(long, conflicts_with_all = ["listen", "replay_dir", "tls", "faults", "connections"])]
+    pub chaos: bool,
+    /// Seed of the random run: the same seed plays the same schedule [default: drawn and told].
+    #[arg(long, value_name = "N", requires = "chaos")]
+    pub seed: Option<u64>,
+    /// Length of the random run.
+    #[arg(long, value_name = "M", requires = "chaos", default_value_t = 1.0)]
+    pub minutes: f64,
 }
 
 /// `ringmain drive`

@@ -6,14 +6,16 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::fs;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use ringmain_client::{Client, Code, Mode};
-use ringmain_sim::contract::{CallerRecord, End, Gauge, History, check};
-use ringmain_sim::fault::Place;
+use ringmain_sim::contract::{self, CallerRecord, End, Gauge, History, check};
+use ringmain_sim::fault::{Place, Versions};
 use ringmain_sim::{Fault, Provider, ProviderConfig, Script};
+use tempfile::TempDir;
 
 use crate::common::record::Plan;
 use crate::common::{Broker, Config as BrokerFile, eventually};
@@ -38,20 +40,34 @@ const MODES: [Mode; 3] = [Mode::Deltas, Mode::Events, Mode::Body];
 /// A way to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
+    /// HTTP/1.1 in clear text.
     One,
+    /// HTTP/2 in clear text.
     Two,
+    /// HTTP/1.1 over TLS.
+    TlsOne,
+    /// HTTP/2 over TLS, as the handshake says.
+    TlsTwo,
 }
 
 impl Way {
-    const ALL: [Way; 2] = [Way::One, Way::Two];
+    const CLEAR: [Way; 2] = [Way::One, Way::Two];
+    const TLS: [Way; 2] = [Way::TlsOne, Way::TlsTwo];
 
     fn shows(self, fault: Fault) -> bool {
-        fault.is_of(self == Way::Two)
+        let is_tls_only = fault.row().versions == Versions::Tls;
+        let is_clear = Way::CLEAR.contains(&self);
+        // Without a protocol in the handshake there is no HTTP/2.
+        let is_settled = fault == Fault::TlsNoAlpn && self == Way::TlsTwo;
+        fault.is_of(matches!(self, Way::Two | Way::TlsTwo))
+            && !(is_tls_only && is_clear)
+            && !is_settled
     }
 
     fn keys(self) -> &'static str {
         match self {
-            Way::One => "http2 = \"off\"",
+            Way::One | Way::TlsOne => "http2 = \"off\"",
+            Way::TlsTwo => "http2 = \"negotiated\"",
             Way::Two => "http2 = \"prior-knowledge\"",
         }
     }
@@ -68,11 +84,25 @@ struct World {
     main: Provider,
     others: Vec<Provider>,
     broker: Broker,
+    _folder: TempDir,
 }
 
 impl World {
-    fn start(faults: &[Fault]) -> World {
-        let main = Provider::start(ProviderConfig::default()).unwrap();
+    fn start(faults: &[Fault], ways: [Way; 2]) -> World {
+        let tls = ways == Way::TLS;
+        let folder = tempfile::tempdir().unwrap();
+        let provider = |connections| {
+            let config = ProviderConfig { connections, tls, ..ProviderConfig::default() };
+            Provider::start(config).unwrap()
+        };
+        // Each provider is an authority of its own.
+        let trust = |provider: &Provider| {
+            let Some(pem) = provider.ca_pem() else { return String::new() };
+            let path = folder.path().join(format!("{}.pem", provider.addr().port()));
+            fs::write(&path, pem).unwrap();
+            format!("ca_file = {path:?}\n")
+        };
+        let main = provider(None);
         let mut others = Vec::new();
         let mut tail = format!(
             "[retry]\nattempts = 2\nwait = \"1500ms\"\n[limits]\nhead = \"{0}ms\"\n\
@@ -80,20 +110,17 @@ impl World {
             LIMIT.as_millis()
         );
         for &fault in faults {
-            let url = match fault.place() {
-                Place::Connection => {
-                    let connections = Some(fault);
-                    let config = ProviderConfig { connections, ..ProviderConfig::default() };
-                    others.push(Provider::start(config).unwrap());
-                    others.last().unwrap().base_url()
-                }
-                _ => main.base_url(),
-            };
-            for way in Way::ALL.into_iter().filter(|way| way.shows(fault)) {
+            if fault.place() == Place::Connection {
+                others.push(provider(Some(fault)));
+            }
+            let own = others.last().filter(|_| fault.place() == Place::Connection);
+            let (url, trust) = (own.unwrap_or(&main).base_url(), trust(own.unwrap_or(&main)));
+            for way in ways.into_iter().filter(|way| way.shows(fault)) {
                 let name = route(fault, way);
                 write!(
                     tail,
-                    "[[endpoint]]\nname = {name:?}\nbase_url = {url:?}\n{}\n[[route]]\n\
+                    "[[endpoint]]\nname = {name:?}\nbase_url = {url:?}\n{trust}{}\n\
+                     connect_timeout = \"1500ms\"\n[[route]]\n\
                      model = {name:?}\nendpoints = [{{ name = {name:?} }}]\n",
                     way.keys()
                 )
@@ -101,7 +128,7 @@ impl World {
             }
         }
         let broker = Broker::start(main.addr(), BrokerFile { tail, ..BrokerFile::default() });
-        World { main, others, broker }
+        World { main, others, broker, _folder: folder }
     }
 
     /// Runs all cases, many at once, and returns what their callers saw.
@@ -125,7 +152,7 @@ impl World {
     }
 
     /// Judges all that was recorded, and that nothing is left of it.
-    fn judge(&self, callers: impl Iterator<Item = CallerRecord>) {
+    fn judge(&self, ways: [Way; 2], callers: impl Iterator<Item = CallerRecord>) {
         let providers = || self.others.iter().chain([&self.main]);
         eventually("the providers are at rest", || {
             providers().all(|one| one.log().iter().all(|record| record.ended.is_some()))
@@ -139,9 +166,12 @@ impl World {
         let violations = check(&history);
         let few: Vec<String> = violations.iter().take(20).map(ToString::to_string).collect();
         assert!(few.is_empty(), "{} violations:\n{}", violations.len(), few.join("\n"));
-        let good = Plan::new(Script::tokens(5));
-        let last = good.run(&Client::at(self.broker.socket()).unwrap());
-        assert!(matches!(last.end, Some(End::End { .. })), "{:?}", last.end);
+        // An ordinary exchange on each way that the faults went.
+        for way in ways {
+            let good = Plan { route: route(Fault::SlowHead, way), ..Plan::new(Script::tokens(5)) };
+            let last = good.run(&Client::at(self.broker.socket()).unwrap());
+            assert!(matches!(last.end, Some(End::End { .. })), "{way:?}: {:?}", last.end);
+        }
     }
 }
 
@@ -182,7 +212,7 @@ fn fault_of(fault: Fault, record: &CallerRecord) -> Option<String> {
     if took > LIMIT + SLACK {
         return Some(format!("{name}, {mode:?}: took {took:?}: {end:?}"));
     }
-    let is_body = record.mode == ringmain_sim::contract::Mode::Body;
+    let is_body = record.mode == contract::Mode::Body;
     let is_as_told = match (record.error_code(), fault.codes()) {
         (None, []) if fault.is_transient() => record.attempt == Some(2),
         (None, []) => matches!(end, Some(End::End { .. })),
@@ -218,31 +248,51 @@ fn is_well_as_bytes(fault: Fault, record: &CallerRecord) -> bool {
 
 #[test]
 fn scripted_faults_are_told_as_the_table_says() {
-    let is_ours = |fault: &Fault| fault.row().versions != ringmain_sim::fault::Versions::Tls;
+    let is_ours = |fault: &Fault| fault.row().versions != Versions::Tls;
     let faults: Vec<Fault> = Fault::ALL.iter().copied().filter(is_ours).collect();
-    let world = World::start(&faults);
+    let mut cases = cases(&faults, Way::CLEAR, &MODES);
+    // Eight more on the same connections, where others are disturbed most easily.
+    for (fault, way) in [(Fault::CloseAfter, Way::One), (Fault::MaxStreams, Way::Two)] {
+        cases.extend((0..8).map(|_| case(fault, way, Mode::Deltas)));
+    }
+    show(&faults, Way::CLEAR, cases);
+}
+
+#[test]
+fn scripted_faults_over_tls_are_told_as_the_table_says() {
+    // What lies below the handshake is shown in clear text, or has a row of its own here.
+    let is_below =
+        |fault: &Fault| fault.place() == Place::Connection && fault.row().versions != Versions::Tls;
+    let faults: Vec<Fault> = Fault::ALL.iter().copied().filter(|fault| !is_below(fault)).collect();
+    let cases = cases(&faults, Way::TLS, &[Mode::Deltas]);
+    show(&faults, Way::TLS, cases);
+}
+
+fn cases(faults: &[Fault], ways: [Way; 2], modes: &[Mode]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for mode in MODES {
-        for way in Way::ALL {
+    for &mode in modes {
+        for way in ways {
             let shown = faults.iter().filter(|fault| way.shows(**fault));
             cases.extend(shown.map(|&fault| case(fault, way, mode)));
         }
     }
-    // Two more on the same connection, where the fault lies between two answers.
-    for fault in [Fault::CloseAfter, Fault::MaxStreams, Fault::GoawayAfter] {
-        let way = if fault == Fault::CloseAfter { Way::One } else { Way::Two };
-        cases.extend((0..8).map(|_| case(fault, way, Mode::Deltas)));
-    }
+    cases
+}
+
+/// Runs the cases and judges all that came of them.
+fn show(faults: &[Fault], ways: [Way; 2], cases: Vec<Case>) {
+    let world = World::start(faults, ways);
     let count = cases.len();
     let seen = world.run(cases);
     assert_eq!(seen.len(), count);
+    let is_judged = |(fault, record): &&(Fault, CallerRecord)| {
+        record.mode == contract::Mode::Deltas || !is_well_as_bytes(*fault, record)
+    };
     let wrong: Vec<String> = seen
         .iter()
-        .filter(|(fault, record)| {
-            record.mode == ringmain_sim::contract::Mode::Deltas || !is_well_as_bytes(*fault, record)
-        })
+        .filter(is_judged)
         .filter_map(|(fault, record)| Some(format!("{} {}", record.id, fault_of(*fault, record)?)))
         .collect();
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
-    world.judge(seen.into_iter().map(|(_, record)| record));
+    world.judge(ways, seen.into_iter().map(|(_, record)| record));
 }

@@ -1,5 +1,7 @@
 //! `ringmain sim`: the simulated provider, for load tests and demonstrations.
 
+mod chaos;
+
 use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -15,6 +17,9 @@ use crate::signals::Stop;
 pub fn run(args: &Sim) -> Outcome {
     if args.list_faults {
         return list_faults();
+    }
+    if args.chaos {
+        return chaos::run(args.seed, args.minutes);
     }
     let config = config(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -226,6 +226,44 @@ async fn a_storm_of_cancels_does_not_end_connections_under_others() {
     assert!(endpoint.gauges().retired(Cause::Aborted) > 0);
 }
 
+/// Each connection announces its end with its first answer, while a second one still runs.
+#[tokio::test]
+async fn a_connection_that_goes_away_finishes_what_it_has() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut first = None;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let head = http::Response::new(());
+                    let mut body = respond.send_response(head, false).unwrap();
+                    match first.take() {
+                        None => first = Some(body),
+                        Some(mut earlier) => {
+                            connection.graceful_shutdown();
+                            tokio::spawn(async move {
+                                body.send_data(Bytes::from_static(b"two"), true).unwrap();
+                                tokio::time::sleep(Duration::from_millis(50)).await;
+                                earlier.send_data(Bytes::from_static(b"first"), true).unwrap();
+                            });
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let endpoint = endpoint(&url, prior);
+    for round in 1..4 {
+        let first = send(&endpoint).await.unwrap();
+        assert_eq!(call(&endpoint).await.unwrap(), 3);
+        assert_eq!(finish(first).await.unwrap(), 5);
+        assert_eq!(endpoint.gauges().opened, round);
+    }
+    assert_eq!(endpoint.gauges().streams, 0);
+}
+
 #[tokio::test]
 async fn stalled_streams_leave_room_for_running_ones() {
     let manners = http2::Manners { bytes: 4 << 20, ..Default::default() };

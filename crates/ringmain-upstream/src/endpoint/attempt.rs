@@ -81,9 +81,12 @@ impl Endpoint {
             };
             let may_go_on = if failure::is_refused_stream(&error) {
                 lease.refused()
+            } else if failure::is_spent(&error) {
+                lease.spent();
+                true
             } else {
                 lease.failed(failure::of_connection(&error));
-                failure::is_spent(&error)
+                false
             };
             rounds += 1;
             if !may_go_on || rounds > ROUNDS_MAX {

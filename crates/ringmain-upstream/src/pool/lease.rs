@@ -148,6 +148,15 @@ impl Lease {
         }
     }
 
+    /// The connection had ended, or takes nothing new, before the request was sent.
+    pub fn spent(self) {
+        let cause = match self.protocol() {
+            Protocol::Http2 => Cause::GoAway,
+            _ => Cause::ClosedByPeer,
+        };
+        self.failed(Some(cause));
+    }
+
     /// The provider refused one stream more; true if it takes no more than stand there now, and
     /// false if there are none.
     pub fn refused(self) -> bool {

@@ -1,0 +1,77 @@
+//! Tables of routes: who is served by whom, and what makes no table.
+
+use super::*;
+use ringmain_upstream::EndpointConfig;
+
+fn endpoint(name: &str) -> Arc<Endpoint> {
+    Arc::new(Endpoint::new(EndpointConfig::new(name, "http://127.0.0.1:9/v1")).unwrap())
+}
+
+fn route(model: &str, targets: Vec<Target>) -> Route {
+    Route { model: model.to_owned(), targets, allow: None }
+}
+
+#[test]
+fn one_endpoint_and_no_route_serves_everything() {
+    let table = RouteTable::new(vec![], vec![endpoint("only")]).unwrap();
+    let served = table.find("whatever", &Identity::default()).unwrap();
+    assert_eq!((served.model.as_str(), served.target(0).name()), ("*", "only"));
+}
+
+#[test]
+fn a_refusal_names_no_route_that_its_reader_may_not_use() {
+    let targets = || vec![Target::new("only")];
+    let mut guarded = route("secret", targets());
+    guarded.allow = Some(Allow::nobody().uid(7));
+    let routes = vec![guarded, route("tiny", targets())];
+    let table = RouteTable::new(routes, vec![endpoint("only")]).unwrap();
+    let refused = |uid| {
+        let peer = Identity { uid, ..Identity::default() };
+        table.find("secrit", &peer).err().unwrap().to_string()
+    };
+    assert!(refused(8).ends_with(r#"the nearest of 1 is "tiny""#), "{}", refused(8));
+    assert!(refused(7).ends_with(r#"the nearest of 2 is "secret""#), "{}", refused(7));
+}
+
+#[test]
+fn targets_take_turns_by_weight() {
+    let weighted = |name, weight| Target { weight, ..Target::new(name) };
+    let targets = vec![weighted("a", 3), weighted("out", 0), weighted("b", 1)];
+    let endpoints = ["a", "b", "out"].map(endpoint).to_vec();
+    let table = RouteTable::new(vec![route("m", targets)], endpoints).unwrap();
+    let served = table.find("m", &Identity::default()).unwrap();
+    let picked: Vec<_> =
+        (0..8).map(|_| served.take_turn(0).unwrap()).map(|at| served.target(at).name()).collect();
+    let count = |name: &str| picked.iter().filter(|picked| **picked == name).count();
+    assert_eq!((count("a"), count("b"), count("out")), (6, 2, 0));
+}
+
+#[test]
+fn producers_are_served_by_whom_a_rule_names_or_by_the_trusted() {
+    let targets = vec![Target::producer("own"), Target::producer("lent")];
+    let table = RouteTable::new(vec![route("m", targets)], vec![]).unwrap();
+    let rule = ProducerRule { name: "lent".into(), allow: Some(Allow::nobody().uid(4242)) };
+    let table = table.with_producers(vec![rule]);
+    let peer = |uid| Identity { uid, ..Identity::default() };
+    let own = peer(ringmain_shm::own_uid());
+    assert!(table.producer("own").unwrap().permits(&own));
+    assert!(!table.producer("own").unwrap().permits(&peer(4242)));
+    assert!(table.producer("lent").unwrap().permits(&peer(4242)));
+    assert!(table.producer("other").is_none());
+    assert!(table.may_produce(&peer(4242)) && !table.may_produce(&peer(4243)));
+    let served = table.find("m", &Identity::default()).unwrap();
+    assert_eq!(served.target(served.take_turn(0).unwrap()).name(), "own");
+}
+
+#[test]
+fn faulty_tables_are_refused_by_name() {
+    let error = |routes, names: &[&str]| {
+        let endpoints = names.iter().map(|name| endpoint(name)).collect();
+        RouteTable::new(routes, endpoints).err().unwrap()
+    };
+    assert_eq!(error(vec![], &["a", "b"]), RouteError::Undecided(2));
+    assert_eq!(error(vec![], &["a", "a"]), RouteError::DoubleEndpoint("a".into()));
+    assert_eq!(error(vec![route("m", vec![])], &["a"]), RouteError::Empty("m".into()));
+    let unknown = error(vec![route("m", vec![Target::new("x")])], &["a"]);
+    assert!(unknown.to_string().contains(r#"names endpoint "x""#), "{unknown}");
+}

@@ -92,8 +92,7 @@ fn http_an_error_event_of_the_provider_is_told_once() {
 /// What stock clients take for the end of an empty answer is an error here.
 #[test]
 fn http_what_is_no_answer_is_an_error_status() {
-    let mut config = Config::default();
-    config.tail = "[retry]\nattempts = 1\n".to_owned();
+    let config = Config { tail: "[retry]\nattempts = 1\n".to_owned(), ..Config::default() };
     let world = World::of("", config, ringmain_sim::ProviderConfig::default());
     for fault in ["empty", "not_sse"] {
         let reply = world.chat(&format!("n=3 fault={fault}"));

@@ -97,8 +97,7 @@ fn http_web_pages_are_refused() {
 
 #[test]
 fn http_quotas_are_those_of_sessions() {
-    let mut config = Config::default();
-    config.tail = "[quota]\nexchanges = 1\n".to_owned();
+    let config = Config { tail: "[quota]\nexchanges = 1\n".to_owned(), ..Config::default() };
     let world = World::of("", config, ringmain_sim::ProviderConfig::default());
     let mut first = world.connect();
     let body = crate::chat("n=100000 gap_us=10000").to_string();

@@ -87,7 +87,10 @@ fn http_a_request_finds_its_route_in_four_ways() {
     let kind = "multipart/form-data; boundary=B";
     let (route, seen) = routed(&[("content-type", kind)], form.as_bytes());
     assert_eq!((route.as_str(), seen.header("content-type")), ("named", Some(kind)));
-    assert_eq!((seen.path.as_str(), seen.body_bytes), ("/v1/audio/transcriptions", form.len() as u64));
+    assert_eq!(
+        (seen.path.as_str(), seen.body_bytes),
+        ("/v1/audio/transcriptions", form.len() as u64)
+    );
 }
 
 #[test]
@@ -100,8 +103,10 @@ fn http_without_a_route_the_way_to_name_one_is_told() {
 
 #[test]
 fn http_unknown_fields_survive_and_credentials_do_not() {
-    let mut config = crate::common::Config::default();
-    config.endpoint = "usage = \"off\"".to_owned();
+    let config = crate::common::Config {
+        endpoint: "usage = \"off\"".to_owned(),
+        ..crate::common::Config::default()
+    };
     let world = World::of("", config, ringmain_sim::ProviderConfig::default());
     let body = r#"{ "x-new":[1, 2.50],"model":"tiny" ,"messages":[]}"#;
     let headers = [

@@ -68,8 +68,10 @@ fn http_disconnect_while_the_request_is_sent_asks_nobody() {
 
 #[test]
 fn http_disconnect_while_a_limit_is_waited_for_asks_nobody() {
-    let mut config = Config::default();
-    config.tail = "[[limit]]\nroute = \"tiny\"\nin_flight = 1\n".to_owned();
+    let config = Config {
+        tail: "[[limit]]\nroute = \"tiny\"\nin_flight = 1\n".to_owned(),
+        ..Config::default()
+    };
     let world = World::of("", config, ringmain_sim::ProviderConfig::default());
     let mut first = world.connect();
     first.send_post(
@@ -90,8 +92,8 @@ fn http_disconnect_while_a_limit_is_waited_for_asks_nobody() {
 /// nobody.
 #[test]
 fn http_a_slow_reader_holds_back_its_own_provider_alone() {
-    let mut config = Config::default();
-    config.tail = "[limits]\nslow_consumer = \"1s\"\n".to_owned();
+    let config =
+        Config { tail: "[limits]\nslow_consumer = \"1s\"\n".to_owned(), ..Config::default() };
     let world = World::of("", config, ringmain_sim::ProviderConfig::default());
     let mut slow = world.connect();
     let body = chat("n=10000000 size=500 id=slow").to_string();

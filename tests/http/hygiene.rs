@@ -205,8 +205,7 @@ fn http_a_drain_finishes_what_runs_and_takes_nothing_new() {
 
 #[test]
 fn http_a_drain_that_takes_too_long_is_told_to_the_caller() {
-    let mut config = Config::default();
-    config.broker = "drain = \"300ms\"".to_owned();
+    let config = Config { broker: "drain = \"300ms\"".to_owned(), ..Config::default() };
     let mut world = World::of("", config, ringmain_sim::ProviderConfig::default());
     let mut running = world.connect();
     let body = chat("n=100000 gap_us=20000").to_string();

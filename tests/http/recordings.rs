@@ -17,8 +17,7 @@ fn http_corpus_arrives_byte_for_byte() {
     let Some(streams) = corpus().map(|corpus| corpus.join("streams")) else { return };
     let provider =
         ProviderConfig { replay_dir: Some(streams.clone()), ..ProviderConfig::default() };
-    let mut config = Config::default();
-    config.endpoint = "usage = \"off\"".to_owned();
+    let config = Config { endpoint: "usage = \"off\"".to_owned(), ..Config::default() };
     let world = World::of("", config, provider);
     let index = fs::read(streams.join("INDEX.json")).unwrap();
     let index: Value = serde_json::from_slice(&index).unwrap();

@@ -101,8 +101,8 @@ mod tests {
     use super::*;
 
     fn judged(hosts: &[&str], fields: &[(&str, &str)]) -> Result<(), u16> {
-        let mut config = HttpConfig::default();
-        config.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let config = HttpConfig { hosts, ..HttpConfig::default() };
         let mut request = Request::builder().uri("/v1/models");
         for (name, value) in fields {
             request = request.header(*name, *value);

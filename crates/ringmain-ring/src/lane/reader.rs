@@ -162,8 +162,8 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// [`FrameError`] when the lane holds what no responder writes.
     #[inline(always)]
     pub fn peek(&mut self) -> Result<Option<Peek>, FrameError> {
-        if self.found.is_none() {
-            self.found = self.find()?;
+        if self.found.is_none() && !self.find()? {
+            return Ok(None);
         }
         Ok(self.found.as_ref().map(|found| Peek {
             kind: found.kind,
@@ -179,9 +179,9 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         self.shape.line_offset(self.position)
     }
 
-    /// Finds the next frame that is not a SKIP and judges a copy of its header.
+    /// Finds the next frame that is not a SKIP and keeps a judged copy of its header.
     #[inline(always)]
-    fn find(&mut self) -> Result<Option<Found>, FrameError> {
+    fn find(&mut self) -> Result<bool, FrameError> {
         // Bound: two turns. A SKIP ends with the lane, and on line 0 none is valid.
         loop {
             let at = self.shape.line_offset(self.position);
@@ -197,16 +197,19 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             let lines = lines_of(length_of(tag));
             match self.judge(tag, lines)? {
                 Kind::Skip => self.position = self.position.wrapping_add(lines),
-                kind => return Ok(Some(Found { exchange, tag, time_ns, kind, lines })),
+                kind => {
+                    self.found = Some(Found { exchange, tag, time_ns, kind, lines });
+                    return Ok(true);
+                }
             }
         }
     }
 
     #[inline(always)]
-    fn not_published(&self, word: u64) -> Result<Option<Found>, FrameError> {
+    fn not_published(&self, word: u64) -> Result<bool, FrameError> {
         // The writer cleared this line before it published the one before, so the word is 0.
         match word {
-            0 => Ok(None),
+            0 => Ok(false),
             word => Err(FrameError::Publish { word, position: self.position }),
         }
     }
@@ -246,13 +249,10 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// Steps over the next frame; gives its offset, and its header as it was judged.
     #[inline(always)]
     fn consume(&mut self) -> Result<Option<(usize, Found)>, FrameError> {
-        let found = match self.found.take() {
-            Some(found) => found,
-            None => match self.find()? {
-                Some(found) => found,
-                None => return Ok(None),
-            },
-        };
+        if self.found.is_none() && !self.find()? {
+            return Ok(None);
+        }
+        let Some(found) = self.found.take() else { return Ok(None) };
         let at = self.shape.line_offset(self.position);
         self.position = self.position.wrapping_add(found.lines);
         self.terminal = found.kind.is_terminal();

@@ -1,5 +1,7 @@
 //! Tables of routes: who is served by whom, and what makes no table.
 
+use std::collections::HashMap;
+
 use super::*;
 use ringmain_upstream::EndpointConfig;
 
@@ -74,4 +76,28 @@ fn faulty_tables_are_refused_by_name() {
     assert_eq!(error(vec![route("m", vec![])], &["a"]), RouteError::Empty("m".into()));
     let unknown = error(vec![route("m", vec![Target::new("x")])], &["a"]);
     assert!(unknown.to_string().contains(r#"names endpoint "x""#), "{unknown}");
+}
+
+/// What is known of an endpoint outlives a reload that keeps the endpoint and its rules.
+#[test]
+fn a_reload_keeps_what_is_known_of_an_endpoint() {
+    let kept = endpoint("kept");
+    let table = |rules: &Rules| {
+        let routes = vec![route("m", vec![Target::new("kept")])];
+        RouteTable::new(routes, vec![kept.clone()]).unwrap().with_rules(rules)
+    };
+    let health = |table: &RouteTable| {
+        let served = table.find("m", &Identity::default()).unwrap();
+        served.target(0).health().unwrap().clone()
+    };
+    let before = table(&Rules::default());
+    let mut same = table(&Rules::default());
+    same.adopt(&before);
+    assert!(Arc::ptr_eq(&health(&before), &health(&same)));
+    let mut rules = EndpointRules::default();
+    rules.breaker.failures = 1;
+    let changed = HashMap::from([("kept".to_owned(), rules)]);
+    let mut other = table(&Rules { endpoints: changed, ..Rules::default() });
+    other.adopt(&before);
+    assert!(!Arc::ptr_eq(&health(&before), &health(&other)));
 }

@@ -153,9 +153,8 @@ impl Endpoint {
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
         }
-        // HTTP/2 sends the head before it asks for the body.
-        let is_blind = sending.outline.body_bytes == 0 || lease.may_speak_http2();
-        if is_blind && !call.progress.reach(Phase::Blind) {
+        let silent = sending.outline.body_bytes == 0;
+        if !lease.tell_blind(&call.progress, silent) {
             let message = format!("endpoint {}: the request was given up", self.config.name);
             return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
         }

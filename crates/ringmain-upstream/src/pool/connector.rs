@@ -87,7 +87,7 @@ where
     }
 }
 
-async fn connect<R: Connection, E>(
+async fn connect<R: Connection, E: From<Spent>>(
     connecting: impl Future<Output = Result<R, E>>,
     line: Arc<Line>,
     search: Search,
@@ -97,8 +97,10 @@ async fn connect<R: Connection, E>(
     let polling =
         |cx: &mut Context<'_>| poll_proving(&mut proven, cx, |cx| connecting.as_mut().poll(cx));
     let connection = std::future::poll_fn(polling).await?;
-    line.connected(&connection.connected(), search, proven);
-    Ok(connection)
+    match line.connected(&connection.connected(), search, proven) {
+        true => Ok(connection),
+        false => Err(Spent.into()),
+    }
 }
 
 /// The HTTP client asks for a second connection when the first is over, or is not yet back from

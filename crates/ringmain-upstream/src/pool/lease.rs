@@ -12,6 +12,7 @@ use super::gauges::Cause;
 use super::line::{Line, Protocol, Stream};
 use super::roster::SlotId;
 use super::{Shared, idle};
+use crate::call::{Phase, Progress};
 
 /// How long the HTTP client may hold a request that was given up, on a connection that nobody
 /// else uses.
@@ -90,8 +91,22 @@ impl Lease {
         Some(stream)
     }
 
+    /// Tells the progress of the request from when on nothing shows whether its head has gone out:
+    /// HTTP/2 sends the head before it asks for the body, and a silent request has none. False when
+    /// the request was given up.
+    pub fn tell_blind(&self, progress: &Progress, silent: bool) -> bool {
+        match self.slot.line.protocol() {
+            Protocol::Unknown => {
+                self.slot.line.set_maker(progress, silent);
+                true
+            }
+            Protocol::Http1 if !silent => true,
+            _ => progress.reach(Phase::Blind),
+        }
+    }
+
     /// Whether the head of a request may be sent before its body is asked for.
-    pub fn may_speak_http2(&self) -> bool {
+    fn may_speak_http2(&self) -> bool {
         match self.slot.line.protocol() {
             Protocol::Unknown => self.pool.may_speak_http2(),
             protocol => protocol == Protocol::Http2,

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use super::Shared;
 use super::resets::Resets;
 use super::roster::SlotId;
+use crate::call::{Phase, Progress};
 
 /// A stream that was not opened for longer than this, while others were answered, waits because
 /// the server takes no more at once.
@@ -44,6 +45,8 @@ pub(super) struct Line {
     socket: Mutex<Option<Arc<SocketHandle>>>,
     watcher: Mutex<Option<AbortHandle>>,
     resets: Mutex<Resets>,
+    /// The request that makes the connection, and whether it has nothing to show when it is sent.
+    maker: Mutex<Option<(Progress, bool)>>,
     /// Streams that the connection has begun to send and that have not ended.
     opened: AtomicU32,
     signs: AtomicU32,
@@ -68,6 +71,7 @@ impl Line {
             socket: Mutex::new(None),
             watcher: Mutex::new(None),
             resets: Mutex::default(),
+            maker: Mutex::new(None),
             opened: AtomicU32::new(0),
             signs: AtomicU32::new(0),
         }
@@ -92,11 +96,30 @@ impl Line {
         }
     }
 
-    /// The connection stands. Finds its socket and watches over it.
-    pub fn connected(self: &Arc<Line>, connected: &Connected, search: Search, proven: bool) {
-        let Some(pool) = self.pool.upgrade() else { return };
+    /// This request is sent as soon as the connection stands; `silent`: it has no body that would
+    /// be asked for then.
+    pub fn set_maker(&self, progress: &Progress, silent: bool) {
+        *self.maker.lock() = Some((progress.clone(), silent));
+    }
+
+    /// The connection stands. Finds its socket and watches over it. False when the request that
+    /// made it was given up, and must not go out.
+    pub fn connected(
+        self: &Arc<Line>,
+        connected: &Connected,
+        search: Search,
+        proven: bool,
+    ) -> bool {
+        let Some(pool) = self.pool.upgrade() else { return false };
         let is_http2 = pool.speaks_only_http2() || connected.is_negotiated_h2();
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+        // From here on nothing tells whether its head has gone out.
+        if let Some((progress, silent)) = self.maker.lock().take()
+            && (silent || is_http2)
+            && !progress.reach(Phase::Blind)
+        {
+            return false;
+        }
         self.protocol.store(protocol as u8, Relaxed);
         let found = match search {
             Search::Tcp => {
@@ -122,6 +145,7 @@ impl Line {
             *self.watcher.lock() = Some(watching.abort_handle());
         }
         pool.opened(self.id, protocol, proven);
+        true
     }
 
     /// Cuts the connection, whatever it waits for.

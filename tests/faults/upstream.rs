@@ -196,7 +196,7 @@ fn upstream_streams_break_alone() {
     let provider = Provider::start(ProviderConfig::default()).unwrap();
     let broker = Broker::start(
         provider.addr(),
-        BrokerFile { endpoint: "http2 = \"always\"".into(), ..BrokerFile::default() },
+        BrokerFile { endpoint: "http2 = \"prior-knowledge\"".into(), ..BrokerFile::default() },
     );
     let client = client(&broker);
     let whole: Vec<_> = (0..4)

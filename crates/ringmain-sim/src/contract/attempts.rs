@@ -4,6 +4,7 @@ use ringmain_wire::Sent;
 
 use super::check::{Case, Findings, is_accepted, is_request};
 use super::record::{CallerRecord, End};
+use crate::fault::Fault;
 use crate::provider::ProviderRecord;
 
 pub(super) fn judge(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
@@ -80,9 +81,12 @@ fn is_failed_answer(attempt: &ProviderRecord) -> bool {
     match attempt.status {
         Some(408 | 409 | 429 | 500..=599) => true,
         // `x-should-retry: true` stands over the status.
-        Some(_) if fault == Some(crate::Fault::DoRetry400) => true,
+        Some(_) if fault == Some(Fault::DoRetry400) => true,
         // A good status and no content: an error object, nothing at all, or cut short.
-        Some(200..=299) => !brought_content(attempt),
+        Some(200..=299) => {
+            let is_spoiled = |fault: Fault| !fault.is_harmless() || fault.is_transient();
+            !brought_content(attempt) && fault.is_some_and(is_spoiled)
+        }
         _ => false,
     }
 }

@@ -96,7 +96,7 @@ struct Shared {
     config: ProviderConfig,
     log: Log,
     identity: Option<Identity>,
-    /// Correlation ids that have met their fault.
+    /// Faults with the correlation ids that have met them.
     met: Mutex<HashSet<String>>,
 }
 
@@ -119,8 +119,8 @@ impl Shared {
         if !self.config.rules.is_empty() {
             self.config.rules.apply(number, script);
         }
-        if script.fault.is_some_and(Fault::is_transient) {
-            let id = script.id.clone().unwrap_or_default();
+        if let Some(fault) = script.fault.filter(|fault| fault.is_transient()) {
+            let id = format!("{fault} {}", script.id.as_deref().unwrap_or_default());
             let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
             // Bound: what is forgotten meets its fault once more.
             if met.len() >= MET_MAX {

@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use tower_service::Service as _;
 
 use crate::caller::{self, Peer};
+use crate::exchange;
 use crate::guard;
 use crate::paths;
 use crate::server::Face;
@@ -228,6 +229,10 @@ async fn answer(
         Ok(caller) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
+            }
+            if paths::is_exchange(&request) {
+                // Nearly all requests; the router would find the same.
+                return exchange::post(face, request).await;
             }
             match router.call(request).await {
                 Ok(response) => response,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use axum::body::Body;
-use axum::extract::State;
 use http::header::{CONTENT_TYPE, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, Request as HttpRequest, Response, Version};
@@ -51,10 +50,7 @@ struct Asked {
 }
 
 /// Answers a POST below `/v1`.
-pub(crate) async fn post(
-    State(face): State<Arc<Face>>,
-    request: HttpRequest<Body>,
-) -> Response<Body> {
+pub(crate) async fn post(face: Arc<Face>, request: HttpRequest<Body>) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
     let shape = Shape::of(below_v1(&parts), &parts.headers);
     match run(&face, &parts, &mut body, shape).await {

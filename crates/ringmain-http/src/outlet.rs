@@ -19,6 +19,9 @@ use crate::shape::Shape;
 /// Most bytes that wait for the server. Bound: beyond it the pipeline stops reading its provider.
 pub(crate) const WAITING_BYTES_MAX: usize = 64 * 1024;
 
+/// Memory is taken in steps of this.
+const STEP_BYTES: usize = 8 * 1024;
+
 /// What the pipeline has written and the server has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Outlet {
@@ -65,6 +68,10 @@ impl Outlet {
             return Push::Full;
         }
         let taken = payload.len().min(room);
+        if self.waiting.capacity() - self.waiting.len() < taken {
+            // Many tokens at once: what was taken went with its memory.
+            self.waiting.reserve(taken.max(STEP_BYTES));
+        }
         self.waiting.extend_from_slice(&payload[..taken]);
         self.is_mid_event = taken < payload.len();
         match self.is_mid_event {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::{get, post};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::refusal::Refusal;
 use crate::server::Face;
@@ -17,6 +17,9 @@ use crate::{exchange, metrics, models};
 /// Paths that say nothing but whether the broker is well: for whoever reaches them.
 pub(crate) const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
+/// What begins like this below `/v1`, the broker answers itself, with whatever method is its.
+const OWN: &str = "models";
+
 /// All paths.
 pub(crate) fn router(face: Arc<Face>) -> Router {
     Router::new()
@@ -25,10 +28,21 @@ pub(crate) fn router(face: Arc<Face>) -> Router {
         .route("/metrics", get(metrics::show))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
-        .route("/v1/{*path}", post(exchange::post))
+        .route("/v1/{*path}", post(run))
         .method_not_allowed_fallback(not_allowed)
         .fallback(not_found)
         .with_state(face)
+}
+
+/// Whether this is a POST below `/v1`, which [`router`] would lead to [`exchange::post`].
+pub(crate) fn is_exchange(request: &Request<Body>) -> bool {
+    let below = request.uri().path().strip_prefix("/v1/");
+    request.method() == Method::POST
+        && below.is_some_and(|path| !path.is_empty() && !path.starts_with(OWN))
+}
+
+async fn run(State(face): State<Arc<Face>>, request: Request<Body>) -> Response<Body> {
+    exchange::post(face, request).await
 }
 
 async fn alive() -> Response<Body> {

@@ -142,8 +142,8 @@ fn group(
 fn added(bench: &mut Bench, specs: &[RowSpec], setup: &Setup, load: &Load) {
     let beyond = |stage: &Stage, cost: &Cost| -> Result<Sample> {
         let straight = setup.straight_ns(stage, load)?;
-        // A ratio needs something above nothing.
-        Ok(Sample::of([(wall_ns_per_exchange(cost) - straight).max(1.0)]))
+        // Less than a twentieth cannot be told from the noise of the two.
+        Ok(Sample::of([(wall_ns_per_exchange(cost) - straight).max(straight / 20.0)]))
     };
     bench.compare(
         specs,

@@ -22,7 +22,7 @@ pub mod error;
 mod flow;
 mod framing;
 pub mod key;
-pub mod pool;
+mod pool;
 pub mod reach;
 pub mod retry_after;
 pub mod splice;

@@ -67,9 +67,13 @@ async fn serve(config: Config, threads: usize) -> Outcome {
     let mut reloader = Reloader::new(config, Arc::clone(&broker), face.handle(), hangup);
     notify::ready();
     let serving = broker.serve(listener, told(begin_drain.subscribe()));
-    let http = face.serve(told(begin_drain.subscribe()));
+    let http_drain = told(begin_drain.subscribe());
+    let http = async {
+        face.serve(http_drain).await;
+        Ok(())
+    };
     // The broker's end is that of both, if it fails.
-    let both = async { tokio::try_join!(serving, async { Ok(http.await) }) };
+    let both = async { tokio::try_join!(serving, http) };
     tokio::select! {
         report = both => Ok(ended(&report?.0)),
         () = stop_twice(stop, begin_drain) => {

@@ -1,6 +1,6 @@
 //! The frames of one lane, read as items of one exchange after another.
 
-use ringmain_ring::{FrameError, LaneReader};
+use ringmain_ring::{FrameError, LaneReader, TextRef};
 use ringmain_shm::{TrustedMap, WriteMap};
 use ringmain_wire::frame::PayloadError;
 use ringmain_wire::{Code, ErrorFrame, ExchangeId, Kind, Stage};
@@ -120,12 +120,14 @@ impl Reader {
     /// all frames of an answer are.
     #[inline(always)]
     pub(crate) fn take_text(&mut self) -> Result<&str> {
-        let Some(frame) = self.lane.next().map_err(violation)? else { return Err(vanished()) };
-        if frame.exchange != self.exchange {
-            return Err(foreign(frame.exchange, self.exchange));
+        let next = self.lane.next_text().map_err(violation)?;
+        let Some(TextRef { exchange, time_ns, text }) = next else { return Err(vanished()) };
+        if exchange != self.exchange {
+            return Err(foreign(exchange, self.exchange));
         }
-        self.progress.note(Kind::Delta, frame.payload.len(), frame.time_ns);
-        str::from_utf8(frame.payload).map_err(|_| Error::payload(PayloadError(Kind::Delta)))
+        let Some(text) = text else { return Err(Error::payload(PayloadError(Kind::Delta))) };
+        self.progress.note(Kind::Delta, text.len(), time_ns);
+        Ok(text)
     }
 
     /// Throws away what has come. True: the exchange is over and its frames are released.

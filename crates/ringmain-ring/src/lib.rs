@@ -100,6 +100,7 @@ pub use arena::{Arena, Chunk};
 pub use bell::{Armed, Ring};
 pub use lane::{
     CursorError, FrameError, FrameRef, LaneBusy, LaneError, LaneReader, LaneWriter, Peek, Push,
+    TextRef,
 };
 pub use loan::{LoanReader, LoanWriter};
 pub use memory::{HeapMemory, Lend, Memory, MemoryMut};

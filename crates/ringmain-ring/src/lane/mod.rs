@@ -15,7 +15,7 @@ use ringmain_wire::frame::{FrameHeader, MORE};
 use ringmain_wire::{ExchangeId, Kind};
 use thiserror::Error;
 
-pub use reader::{LaneReader, Peek};
+pub use reader::{LaneReader, Peek, TextRef};
 pub use writer::LaneWriter;
 
 /// How much of a payload was written.

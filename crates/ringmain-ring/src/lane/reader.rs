@@ -59,6 +59,17 @@ pub struct Peek {
     pub choice: u16,
 }
 
+/// One frame whose payload is text, borrowed where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextRef<'a> {
+    /// Exchange that it belongs to.
+    pub exchange: ExchangeId,
+    /// When it was published, on the broker's clock.
+    pub time_ns: u64,
+    /// The text; `None` when it is not UTF-8.
+    pub text: Option<&'a str>,
+}
+
 impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// The reader of a lane of a fresh session.
     pub fn new(own: W, peer: R, geometry: Geometry, lane: LaneId) -> Self {
@@ -107,6 +118,21 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             time_ns: found.time_ns,
             payload,
         }))
+    }
+
+    /// The next frame as [`next`](Self::next) gives it, with its payload as text.
+    ///
+    /// # Errors
+    /// [`FrameError`] when the lane holds what no responder writes.
+    #[inline(always)]
+    pub fn next_text(&mut self) -> Result<Option<TextRef<'_>>, FrameError>
+    where
+        R: Lend,
+    {
+        self.release();
+        let Some((at, found)) = self.consume()? else { return Ok(None) };
+        let text = self.peer.lend_text(at + 32, length_of(found.tag), &mut self.scratch);
+        Ok(Some(TextRef { exchange: ExchangeId(found.exchange), time_ns: found.time_ns, text }))
     }
 
     /// The next frame, its payload copied to `buf` and released at once; `None` when there is

@@ -58,4 +58,14 @@ impl Lend for TrustedMap {
     fn lend<'a>(&'a self, offset: usize, len: usize, _scratch: &'a mut Vec<u8>) -> &'a [u8] {
         self.bytes(offset, len)
     }
+
+    #[inline(always)]
+    fn lend_text<'a>(
+        &'a self,
+        offset: usize,
+        len: usize,
+        _scratch: &'a mut Vec<u8>,
+    ) -> Option<&'a str> {
+        self.text(offset, len)
+    }
 }

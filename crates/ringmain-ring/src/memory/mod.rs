@@ -79,4 +79,15 @@ pub trait Lend: Memory {
     /// A mapping leaves `scratch` alone. Backends made of atomic cells cannot lend bytes and copy
     /// them to `scratch`; it belongs to the borrow, so that the rules of a borrow stay the same.
     fn lend<'a>(&'a self, offset: usize, len: usize, scratch: &'a mut Vec<u8>) -> &'a [u8];
+
+    /// The payload of a frame as text in place; `None` when it is not UTF-8. The rest of its last
+    /// line may be looked at too.
+    fn lend_text<'a>(
+        &'a self,
+        offset: usize,
+        len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Option<&'a str> {
+        str::from_utf8(self.lend(offset, len, scratch)).ok()
+    }
 }

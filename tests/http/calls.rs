@@ -161,6 +161,10 @@ fn http_health_and_metrics_are_there() {
     let page = world.get("/metrics");
     assert!(page.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     assert!(page.text().contains("ringmain_exchanges_total 1\n"), "{}", page.text());
+    assert!(
+        page.text().contains("gen_ai_client_token_usage_sum{gen_ai_token_type=\"output\"} 1\n")
+    );
+    assert!(page.text().contains("gen_ai_server_request_duration_seconds_count 1\n"));
     assert!(page.text().contains("ringmain_endpoint_requests_total{endpoint=\"local\"} 1\n"));
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use axum::body::Body;
 use http::header::{CONTENT_TYPE, EXPECT};
@@ -107,7 +108,8 @@ async fn run(
     })?;
     let outlet = Arc::<Mutex<Outlet>>::default();
     let stop = exchange.stop();
-    let work = Box::pin(work(exchange, asked, upload, outlet.clone(), shape));
+    let egress = OutletEgress { outlet: outlet.clone(), shape };
+    let work = Box::pin(work(face.clone(), exchange, asked, upload, egress));
     let running = Arc::new(Running::new(work, outlet, stop));
     let manner = Manner { shape, heartbeat: config.heartbeat };
     let gauge = parts.extensions.get::<Arc<Gauge>>();
@@ -131,17 +133,18 @@ async fn prepare(
 
 /// The pipeline of one exchange, to its end.
 async fn work(
+    face: Arc<Face>,
     mut exchange: Exchange,
     asked: Asked,
     upload: Upload,
-    outlet: Arc<Mutex<Outlet>>,
-    shape: Shape,
+    mut egress: OutletEgress,
 ) -> Result<(), Box<Refusal>> {
+    let started = Instant::now();
     let Upload { bytes, charged } = upload;
     let request = Request::new(asked.head(), bytes, Mode::Events);
-    let mut egress = OutletEgress { outlet, shape };
     let mut ended = exchange.run(request, &mut egress).await;
     drop(charged);
+    face.metrics.ended(started.elapsed(), egress.outlet.lock().usage);
     let verdict = std::mem::replace(&mut ended.verdict, Ok(Vec::new()));
     let verdict = verdict.map(drop).map_err(|failure| {
         Box::new(Refusal::of(failure, exchange.id().to_string(), exchange.attempts()))

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -11,6 +13,7 @@ use http::{HeaderValue, Response, StatusCode};
 use parking_lot::Mutex;
 use ringmain_broker::counters::Snapshot;
 use ringmain_wire::Code;
+use ringmain_wire::frame::Usage;
 
 use crate::paths;
 use crate::server::Face;
@@ -20,11 +23,42 @@ use crate::server::Face;
 pub(crate) struct Metrics {
     /// Requests refused before they became an exchange. Bound: one row per code.
     refused: Mutex<BTreeMap<&'static str, u64>>,
+    input: Summary,
+    output: Summary,
+    /// Microseconds.
+    duration: Summary,
+}
+
+/// A sum and how many were added.
+#[derive(Default)]
+struct Summary {
+    sum: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Summary {
+    fn add(&self, value: u64) {
+        self.sum.fetch_add(value, Relaxed);
+        self.count.fetch_add(1, Relaxed);
+    }
+
+    fn read(&self) -> (u64, u64) {
+        (self.sum.load(Relaxed), self.count.load(Relaxed))
+    }
 }
 
 impl Metrics {
     pub fn refused(&self, code: Code) {
         *self.refused.lock().entry(code.name()).or_default() += 1;
+    }
+
+    /// An exchange that ran is over.
+    pub fn ended(&self, took: Duration, usage: Option<Usage>) {
+        self.duration.add(took.as_micros() as u64);
+        if let Some(usage) = usage {
+            self.input.add(usage.input);
+            self.output.add(usage.output);
+        }
     }
 }
 
@@ -36,6 +70,7 @@ pub(crate) async fn show(State(face): State<Arc<Face>>) -> Response<Body> {
     let refused = face.metrics.refused.lock().clone();
     let rows: Vec<_> = refused.iter().map(|(code, count)| (*code, *count)).collect();
     page.rows("http_refused_total", "HTTP requests refused before they ran", "code", &rows);
+    page.gen_ai(&face.metrics);
     let mut response = paths::text(StatusCode::OK, page.0);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -77,6 +112,24 @@ impl Page {
                 counts.endpoints.iter().map(|row| (row.name.as_str(), count(row))).collect();
             self.rows(name, help, "endpoint", &rows);
         }
+    }
+
+    /// What has a name in the semantic conventions of OpenTelemetry, of the HTTP face alone.
+    fn gen_ai(&mut self, metrics: &Metrics) {
+        let name = "gen_ai_client_token_usage";
+        let _ =
+            writeln!(self.0, "# HELP {name} Tokens of requests over HTTP\n# TYPE {name} summary");
+        for (kind, summary) in [("input", &metrics.input), ("output", &metrics.output)] {
+            let ((sum, count), label) = (summary.read(), format!("gen_ai_token_type=\"{kind}\""));
+            let _ =
+                writeln!(self.0, "{name}_sum{{{label}}} {sum}\n{name}_count{{{label}}} {count}");
+        }
+        let name = "gen_ai_server_request_duration_seconds";
+        let help = "Time of requests over HTTP, from the whole request to the end of the answer";
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} summary");
+        let (micros, count) = metrics.duration.read();
+        let seconds = micros as f64 / 1e6;
+        let _ = writeln!(self.0, "{name}_sum {seconds:.6}\n{name}_count {count}");
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {

@@ -11,13 +11,13 @@ const STYLE: &str = "\
 --baseline:#c98a2b;--good:#1f7a3f;--bad:#b3261e}\
 @media(prefers-color-scheme:dark){:root{--ink:#e5eaf0;--dim:#93a0ae;--line:#303a45;--page:#12171d;\
 --card:#19212a;--product:#58b7e0;--baseline:#e0ab5a;--good:#5cc47f;--bad:#ff7b72}}\
-body{margin:0 auto;padding:2rem 1rem 4rem;max-width:74rem;background:var(--page);color:var(--ink);\
+body{margin:0 auto;padding:2rem 1rem 4rem;max-width:84rem;background:var(--page);color:var(--ink);\
 font:15px/1.5 system-ui,sans-serif}\
 h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:2.2rem 0 .4rem}\
 p{margin:.3rem 0;color:var(--dim);max-width:60rem}\
 .scroll{overflow-x:auto}\
 table{border-collapse:collapse;width:100%;background:var(--card);font-variant-numeric:tabular-nums}\
-th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:right;\
+th,td{padding:.35rem .45rem;border-bottom:1px solid var(--line);text-align:right;\
 white-space:nowrap;vertical-align:middle}\
 th{color:var(--dim);font-weight:600;font-size:.85rem}th:first-child,td:first-child,td.left,th.left\
 {text-align:left}td.how{white-space:normal;color:var(--dim);font-size:.85rem}\

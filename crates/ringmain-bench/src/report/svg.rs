@@ -24,7 +24,7 @@ impl Scale {
     }
 }
 
-const RATIO_WIDTH: f64 = 300.0;
+const RATIO_WIDTH: f64 = 230.0;
 const RATIO_HEIGHT: f64 = 34.0;
 /// Room for half a label.
 const RATIO_LEFT: f64 = 36.0;

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringmain_wire::limits::ARENA_BYTES_MAX;
 use ringmain_broker::Wait;
+use ringmain_wire::limits::ARENA_BYTES_MAX;
 use tracing::level_filters::LevelFilter;
 
 use super::identity::{self, Identity};

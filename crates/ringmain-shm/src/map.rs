@@ -81,6 +81,15 @@ impl ReadMap {
         self.region.words(offset)
     }
 
+    /// Fetches the cache line at `offset` ahead of its use.
+    ///
+    /// # Panics
+    /// When the word at `offset` is not inside the segment.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        self.region.prefetch(offset);
+    }
+
     /// Copies `out.len()` bytes from `offset`, word by word, each word loaded once.
     ///
     /// # Panics

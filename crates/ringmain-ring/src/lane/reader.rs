@@ -34,9 +34,18 @@ pub struct LaneReader<W, R> {
     ring: bool,
     /// The frame at `position`, once it was found and judged: its header is read only once.
     found: Option<Found>,
+    /// Frames found since none was there.
+    run: u32,
     /// Stays empty where the memory lends in place.
     scratch: Vec<u8>,
 }
+
+/// Lines that are fetched ahead of the frame that is read, while frames stand there: the line of a
+/// frame was written by another CPU and costs a transfer of some 100 ns when it is waited for.
+const AHEAD_LINES: u64 = 8;
+/// Frames found in a row before lines are fetched ahead. A line fetched before it is written costs
+/// its writer a transfer more.
+const AHEAD_RUN: u32 = 4;
 
 /// A private copy of a header, judged.
 #[derive(Clone, Copy, Debug)]
@@ -86,9 +95,9 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
 
     pub(crate) fn with_shape(own: W, peer: R, shape: LaneShape, position: u64) -> Self {
         let (terminal, ring) = (false, false);
-        let (found, scratch) = (None, Vec::new());
+        let (found, run, scratch) = (None, 0, Vec::new());
         let published = position;
-        LaneReader { own, peer, shape, position, published, terminal, ring, found, scratch }
+        LaneReader { own, peer, shape, position, published, terminal, ring, found, run, scratch }
     }
 
     /// The next frame, borrowed in place; `None` when there is none yet.
@@ -213,7 +222,13 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             let at = self.shape.line_offset(self.position);
             let word = self.peer.load(at);
             if word != self.position.wrapping_add(1) {
+                self.run = 0;
                 return self.not_published(word);
+            }
+            self.run = self.run.saturating_add(1);
+            if self.run >= AHEAD_RUN {
+                let ahead = self.position.wrapping_add(AHEAD_LINES);
+                self.peer.prefetch(self.shape.line_offset(ahead));
             }
             // Pairs with: the Release store in `LaneWriter::publish`.
             if !mutant::is(Mutant::NoAcquireFence) {

@@ -7,7 +7,7 @@ use super::{Lend, Memory, MemoryMut};
 
 /// Reads `$map` by what `$words` offers, which it is or leads to.
 macro_rules! read_by_words {
-    ($map:ty, $words:ty) => {
+    ($map:ty, $words:ty $(, $prefetch:ident)?) => {
         impl Memory for $map {
             #[inline(always)]
             fn load(&self, offset: usize) -> u64 {
@@ -23,12 +23,17 @@ macro_rules! read_by_words {
             fn copy_out(&self, offset: usize, out: &mut [u8]) {
                 <$words>::copy_out(self, offset, out);
             }
+
+            $(#[inline(always)]
+            fn $prefetch(&self, offset: usize) {
+                <$words>::$prefetch(self, offset);
+            })?
         }
     };
 }
 
-read_by_words!(ReadMap, ReadMap);
-read_by_words!(TrustedMap, ReadMap);
+read_by_words!(ReadMap, ReadMap, prefetch);
+read_by_words!(TrustedMap, ReadMap, prefetch);
 read_by_words!(WriteMap, WriteMap);
 
 impl MemoryMut for WriteMap {

@@ -41,6 +41,10 @@ pub trait Memory: Clone + Send + Sync + 'static {
     /// of 8.
     fn copy_out(&self, offset: usize, out: &mut [u8]);
 
+    /// Fetches the cache line at `offset` ahead of its use; nothing where that means nothing.
+    #[inline(always)]
+    fn prefetch(&self, _offset: usize) {}
+
     /// A fence as the backend orders its accesses.
     #[inline(always)]
     fn fence(order: Ordering) {

@@ -126,6 +126,10 @@ impl Alarm {
         }
         let (limit, passed, expired) = match waiting {
             Waiting::Nothing => return Ok(deadline.at_ns),
+            // The endpoint knows nothing of it yet. Its time begins with its place.
+            Waiting::Dispatch { .. } if self.progress.is_queued() => {
+                return Ok(after(now_ns, waiting.shortest()).min(deadline.at_ns));
+            }
             Waiting::Dispatch { write, head } => {
                 let passed = self.progress.idle_for();
                 match self.progress.stage() {
@@ -184,6 +188,10 @@ mod tests {
     use super::*;
     use std::future::pending;
 
+    use bytes::Bytes;
+    use ringmain_upstream::{Call, Endpoint, EndpointConfig};
+    use ringmain_wire::{Flags, Mode, RequestHead};
+
     const MS: Duration = Duration::from_millis(1);
 
     fn alarm(deadline: Duration) -> Alarm {
@@ -232,6 +240,31 @@ mod tests {
         };
         assert_eq!(alarm.over(work).await, Err(Expired::Room(10 * MS)));
         assert!(begun.elapsed() >= 60 * MS);
+    }
+
+    /// A request waits for the one connection of an endpoint that answers nobody.
+    #[tokio::test]
+    async fn what_waits_for_a_place_runs_into_its_deadline_alone() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/v1", silent.local_addr().unwrap());
+        let mut config = EndpointConfig::new("e", address);
+        config.connections_max = 1;
+        let endpoint = Endpoint::new(config).unwrap();
+        let head = RequestHead::new("m", "/chat/completions");
+        let call = || Call::new(&head, Bytes::from_static(b"{}"), Mode::Events, Flags::NONE);
+        let alarm = alarm(200 * MS);
+        let waits = async {
+            let mut call = call();
+            call.progress = alarm.progress.clone();
+            alarm.wait_for(Waiting::Dispatch { write: 10 * MS, head: 10 * MS });
+            endpoint.send(call).await.map(|answer| answer.status)
+        };
+        let expired = tokio::select! {
+            biased;
+            held = endpoint.send(call()) => panic!("{:?}", held.map(|answer| answer.status)),
+            expired = alarm.over(waits) => expired,
+        };
+        assert_eq!(expired, Err(Expired::Deadline(DeadlineOrigin::Total)));
     }
 
     #[tokio::test]

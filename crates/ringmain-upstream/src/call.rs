@@ -66,17 +66,19 @@ impl Default for State {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
+    /// It is made ready here, or waits for its place on a connection.
+    Queued = 0,
     /// Nothing can have gone out: the body comes into the connection's hands with the head or
     /// before it, and it was not asked for.
-    Connecting = 0,
+    Connecting = 1,
     /// Like connecting, but nothing tells whether the head has gone out: there is no body, or the
     /// head travels before it.
-    Blind = 1,
-    Sending = 2,
-    Sent = 3,
-    Answered = 4,
-    /// Given up while connecting: the body is given to nobody any more.
-    GivenUp = 5,
+    Blind = 2,
+    Sending = 3,
+    Sent = 4,
+    Answered = 5,
+    /// Given up before or while connecting: the body is given to nobody any more.
+    GivenUp = 6,
 }
 
 impl Progress {
@@ -100,10 +102,17 @@ impl Progress {
     /// Ends the request from outside: what did not begin to go out never will, whichever thread
     /// serves its connection. Tells whether the provider may have seen it.
     pub fn give_up(&self) -> Sent {
-        let (from, to) = (Phase::Connecting as u8, Phase::GivenUp as u8);
+        let (last, given_up) = (Phase::Connecting as u8, Phase::GivenUp as u8);
         // Decided in one word: either the body was asked for before, or it is refused after.
-        let _ = self.0.phase.compare_exchange(from, to, Relaxed, Relaxed);
+        let give_up = |phase| (phase <= last).then_some(given_up);
+        let _ = self.0.phase.fetch_update(Relaxed, Relaxed, give_up);
         self.sent()
+    }
+
+    /// Whether the request has no place on a connection yet: the endpoint knows nothing of it, and
+    /// what passes speaks neither for nor against it.
+    pub fn is_queued(&self) -> bool {
+        self.0.phase.load(Relaxed) == Phase::Queued as u8
     }
 
     /// Time since a stage was reached or bytes of the body were taken.
@@ -114,7 +123,7 @@ impl Progress {
 
     fn present(&self) -> Sent {
         match self.0.phase.load(Relaxed) {
-            phase if phase == Phase::Connecting as u8 || phase == Phase::GivenUp as u8 => Sent::No,
+            phase if phase <= Phase::Connecting as u8 || phase == Phase::GivenUp as u8 => Sent::No,
             phase if phase == Phase::Answered as u8 => Sent::Yes,
             _ => Sent::Maybe,
         }
@@ -148,7 +157,7 @@ impl Progress {
     pub(crate) fn again(&self) {
         self.0.body_bytes.store(0, Relaxed);
         let given_up = Phase::GivenUp as u8;
-        let again = |phase| (phase != given_up).then_some(Phase::Connecting as u8);
+        let again = |phase| (phase != given_up).then_some(Phase::Queued as u8);
         let _ = self.0.phase.fetch_update(Relaxed, Relaxed, again);
     }
 
@@ -184,6 +193,20 @@ mod tests {
         assert!(sending.reach(Phase::Sending));
         assert_eq!(sending.give_up(), Sent::Maybe);
         assert!(sending.reach(Phase::Sent), "what began goes on");
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_place_is_nowhere_yet() {
+        let progress = Progress::default();
+        progress.restart(Phase::Queued);
+        assert!(progress.is_queued());
+        assert!(progress.reach(Phase::Connecting));
+        assert!(!progress.is_queued());
+        progress.reach(Phase::Sent);
+        progress.again();
+        assert!(progress.is_queued(), "a refused one looks for another place");
+        assert_eq!((progress.stage(), progress.give_up()), (Stage::Connect, Sent::No));
+        assert!(!progress.reach(Phase::Connecting), "nor does it take a place any more");
     }
 
     #[test]

@@ -126,11 +126,11 @@ fn speaks_against(failure: &Failure) -> bool {
             | UpstreamTooLarge
             | UpstreamEncoding
             | ConnectTimeout
-            | WriteTimeout
-            | HeadTimeout
             | FirstContentTimeout
             | IdleTimeout
-    ) || failure.code == UpstreamReset && failure.sent != Sent::No
+    ) || matches!(failure.code, UpstreamReset | WriteTimeout | HeadTimeout)
+        // Of what nothing went out, the wait was ours.
+        && failure.sent != Sent::No
 }
 
 #[cfg(test)]
@@ -160,6 +160,19 @@ mod tests {
             (QuotaExceeded, Stage::Admit, Sent::No, Fault::Final),
         ] {
             assert_eq!(Failed::Lost(failure(code, stage, sent)).fault(), fault, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_never_went_out_does_not_speak_against_the_endpoint() {
+        use Code::*;
+        for (code, stage, sent, against) in [
+            (HeadTimeout, Stage::Connect, Sent::No, false),
+            (HeadTimeout, Stage::AwaitHead, Sent::Maybe, true),
+            (UpstreamReset, Stage::Send, Sent::No, false),
+            (ConnectTimeout, Stage::Connect, Sent::No, true),
+        ] {
+            assert_eq!(speaks_against(&failure(code, stage, sent)), against, "{code:?} {stage:?}");
         }
     }
 

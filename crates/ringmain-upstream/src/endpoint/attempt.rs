@@ -55,7 +55,7 @@ impl Endpoint {
         call: &Call<'_>,
         manner: Manner,
     ) -> Result<(Answer, Outline), UpstreamError> {
-        call.progress.restart(Phase::Connecting);
+        call.progress.restart(Phase::Queued);
         self.requests.fetch_add(1, Relaxed);
         let mut rounds = 0;
         // Bound: `ROUNDS_MAX` connections, and one more.
@@ -63,6 +63,7 @@ impl Endpoint {
             let sending = self.prepare(call, manner).await?;
             let outline = sending.outline;
             let mut lease = self.place().await?;
+            call.progress.reach(Phase::Connecting);
             let request = self.request(call, sending, &mut lease)?;
             let error = match lease.client().execute(request).await {
                 Ok(response) => {

@@ -17,6 +17,8 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// The endpoint's own name of the model, when it differs from the one in the body.
     pub model: Option<&'a str>,
+    /// Whose it is: uids take turns where requests wait for a connection.
+    pub uid: u32,
     /// What the frames of the answer will carry.
     pub mode: Mode,
     /// What the caller said.
@@ -26,9 +28,9 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call in the caller's own words.
+    /// A call in the caller's own words, of uid 0.
     pub fn new(head: &'a RequestHead<'a>, body: Bytes, mode: Mode, flags: Flags) -> Call<'a> {
-        Call { head, body, model: None, mode, flags, progress: Progress::default() }
+        Call { head, body, model: None, uid: 0, mode, flags, progress: Progress::default() }
     }
 }
 

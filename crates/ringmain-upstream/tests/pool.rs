@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{call, endpoint, finish, http1, http2, send, send_body, soon, until};
+use common::{call, endpoint, finish, http1, http2, send, send_body, send_of, soon, until};
 use ringmain_upstream::{Cause, Endpoint, Http2};
-use ringmain_wire::Sent;
+use ringmain_wire::{Code, Sent};
 use tokio::task::JoinSet;
 
 fn prior(config: &mut ringmain_upstream::EndpointConfig) {
@@ -73,6 +73,49 @@ async fn a_turn_that_nobody_waits_for_any_more_is_passed_on() {
     waiting[1].abort();
     until(|| endpoint.gauges().open == 0).await;
     assert_eq!(endpoint.gauges().streams, 0);
+}
+
+#[tokio::test]
+async fn uids_take_turns_at_the_ceiling() {
+    let delay = Duration::from_millis(100);
+    let server = http1::Server::start(http1::Manners { delay, ..Default::default() }).await;
+    let endpoint = Arc::new(endpoint(&server.url, |config| config.connections_max = 1));
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut calls = JoinSet::new();
+    for (waiting, uid) in [1, 1, 1, 1, 2, 3].into_iter().enumerate() {
+        let (endpoint, order) = (endpoint.clone(), order.clone());
+        let asked = endpoint.clone();
+        calls.spawn(async move {
+            finish(send_of(&asked, uid).await.unwrap()).await.unwrap();
+            order.lock().unwrap().push(uid);
+        });
+        until(|| endpoint.gauges().waiting == waiting as u64).await;
+    }
+    soon(calls.join_all()).await;
+    assert_eq!(*order.lock().unwrap(), [1, 1, 2, 3, 1, 1]);
+}
+
+/// The first connection shows what the server speaks, so all wait for it.
+#[tokio::test]
+async fn those_who_wait_for_a_connection_that_is_not_made_fail_with_it() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/v1", silent.local_addr().unwrap());
+    let limit = Duration::from_millis(300);
+    let endpoint = Arc::new(endpoint(&url, |config| config.connect_timeout = limit));
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let endpoint = endpoint.clone();
+        calls.spawn(async move { call(&endpoint).await.unwrap_err() });
+    }
+    for error in soon(calls.join_all()).await {
+        assert_eq!((error.code, error.sent), (Code::ConnectTimeout, Sent::No), "{error}");
+    }
+    let accepts = std::iter::from_fn(|| {
+        let accepting = std::pin::pin!(silent.accept());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        accepting.poll(&mut context).is_ready().then_some(())
+    });
+    assert_eq!(accepts.count(), 1, "none had to find out for itself");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! an answer and what came before its first content are held in a [`window`] until then.
 
 pub(crate) mod adaptive;
+mod entry;
 pub(crate) mod health;
 mod plan;
 pub(crate) mod verdict;
@@ -17,12 +18,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
-use ringmain_policy::retry::{Fault, Hints};
 use ringmain_shm::monotonic_ns;
 use ringmain_upstream::{Answer, Call, Endpoint, Progress};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Mode, Sent};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::admit::Permit;
 use crate::alarm::Waiting;
@@ -34,12 +34,15 @@ use crate::record::Record;
 use crate::relay::{self, Ended};
 use crate::routes::{Served, ServedBy, ServedTarget};
 
+use self::entry::Pick;
 use self::health::Running;
-use self::plan::{Pick, Plan, Then};
+use self::plan::{Plan, Then};
 use self::verdict::Failed;
 
-/// How long the rest of a refusal is read before the next attempt, for its connection's sake.
-const SETTLE: Duration = Duration::from_millis(100);
+/// How long a refusal is read before the next attempt, so that its connection is free meanwhile.
+const HELD_WITHIN: Duration = Duration::from_millis(100);
+/// Most bytes of a refusal that are kept meanwhile.
+const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes attempts until one gives content or none may follow, and relays its answer to the end.
 pub(crate) async fn run<E: Egress>(
@@ -51,41 +54,24 @@ pub(crate) async fn run<E: Egress>(
 ) -> Result<Ended, Failure> {
     let is_idempotent = verdict::is_idempotent(&inbound.head, inbound.flags);
     let mut plan = Plan::new(route.clone(), is_idempotent, inbound.id.seed());
-    let mut pick = plan.first()?;
     record.adaptive = route.adaptive.clone().filter(|_| streams(inbound));
     let mut course = Course { route, permit, inbound, egress, record };
+    let mut pick = entry::enter(&mut plan, &mut course.permit, course.inbound).await?;
     // Bound: each round makes an attempt, and the policy ends them by number and by time.
     loop {
         plan.makes(pick.index);
         let target = route.target(pick.index);
         let limits = limits_of(route, target, course.inbound);
-        let failed = match course.attempt(target, pick.running, &limits).await {
+        let mut failed = match course.attempt(target, pick.running, &limits).await {
             Ok(ended) => return Ok(ended),
             Err(Failed::Lost(failure)) if course.record.is_settled => return Err(failure),
             Err(failed) => failed,
         };
         course.charge(&failed);
-        pick = match next(&mut plan, failed.fault(), failed.hints(), course.inbound).await {
+        pick = match course.next(&mut plan, &mut failed).await {
             Some(pick) => pick,
             None => return course.pass_on(failed, &limits).await,
         };
-        course.let_go(failed).await;
-    }
-}
-
-/// The target of the next attempt, when the time for it has come; `None`: there is to be none.
-async fn next(plan: &mut Plan, fault: Fault, hints: Hints, inbound: &Inbound<'_>) -> Option<Pick> {
-    inbound.alarm.wait_for(Waiting::Nothing);
-    let left = inbound.alarm.deadline().left(monotonic_ns());
-    match plan.next(fault, hints, left) {
-        Then::Ask(pick) => Some(pick),
-        Then::PassOn => None,
-        Then::Wait(wait) => {
-            if !wait.is_zero() {
-                sleep_until(Instant::now() + wait).await;
-            }
-            plan.again()
-        }
     }
 }
 
@@ -106,12 +92,10 @@ impl<E: Egress> Course<'_, '_, E> {
         running: Option<Running>,
         limits: &ExchangeLimits,
     ) -> Result<Ended, Failed> {
-        pipeline::keep_to_the_body(self.inbound, target)?;
         self.inbound.keep_within(limits);
         let ServedBy::Endpoint(endpoint) = &target.server else {
             return Ok(self.ask_producer(target, limits).await?);
         };
-        self.permit.attempt(Some(endpoint.name())).await?;
         let answer = self.send(target, endpoint, running, limits).await?;
         if answer.status >= 400 {
             return Err(Failed::Refused(Box::new(answer)));
@@ -163,7 +147,6 @@ impl<E: Egress> Course<'_, '_, E> {
         limits: &ExchangeLimits,
     ) -> Result<Ended, Failure> {
         let Course { route, permit, inbound, egress, record } = self;
-        permit.attempt(None).await?;
         let held = producer::dispatch::ask(route, target, inbound, *egress, record).await?;
         record.is_settled = true;
         permit.sent();
@@ -198,13 +181,32 @@ impl<E: Egress> Course<'_, '_, E> {
         }
     }
 
-    /// Another attempt follows. The rest of a refusal that nobody is given is read, so that its
-    /// connection can be used again.
-    async fn let_go(&mut self, failed: Failed) {
+    /// The target of the next attempt, when the time for it has come; `None`: there is to be none,
+    /// and what failed is passed on.
+    async fn next(&mut self, plan: &mut Plan, failed: &mut Failed) -> Option<Pick> {
+        self.inbound.alarm.wait_for(Waiting::Nothing);
+        let left = self.inbound.alarm.deadline().left(monotonic_ns());
+        let then = plan.next(failed.fault(), failed.hints(), left);
+        if matches!(then, Then::PassOn) {
+            return None;
+        }
+        self.let_go(failed).await;
+        if let Then::Wait(wait) = then {
+            if !wait.is_zero() {
+                sleep_until(Instant::now() + wait).await;
+            }
+            plan.again();
+        }
+        entry::enter(plan, &mut self.permit, self.inbound).await.ok()
+    }
+
+    /// Another attempt may follow, and until then nothing is held of this one: its permit is given
+    /// back, and a refusal is read into memory, so that its connection serves others.
+    async fn let_go(&mut self, failed: &mut Failed) {
         self.record.sent = self.record.sent.max(failed.sent());
         self.permit.failed(failed.sent());
         if let Failed::Refused(answer) = failed {
-            let _ = timeout_at(Instant::now() + SETTLE, answer.body.settle()).await;
+            answer.hold(HELD_BYTES_MAX, HELD_WITHIN).await;
         }
     }
 }
@@ -249,6 +251,7 @@ async fn call<'a>(
     let inbound = &*inbound;
     let mut call = Call::new(&inbound.head, body, inbound.mode, inbound.flags);
     call.model = model_of(target, inbound);
+    call.uid = inbound.caller.uid;
     call.progress = progress;
     Ok(call)
 }

@@ -15,7 +15,7 @@ use crate::body::RequestBody;
 use crate::call::{Call, Phase};
 use crate::compress::{Coding, Trial};
 use crate::error::UpstreamError;
-use crate::pool::Lease;
+use crate::pool::{Lease, NoPlace};
 use crate::splice::{Spliced, Wanted, splice};
 
 /// Most connections that may turn out to have no place for the request: they end just as they are
@@ -62,7 +62,7 @@ impl Endpoint {
         loop {
             let sending = self.prepare(call, manner).await?;
             let outline = sending.outline;
-            let mut lease = self.place().await?;
+            let mut lease = self.place(call.uid).await?;
             call.progress.reach(Phase::Connecting);
             let request = self.request(call, sending, &mut lease)?;
             let error = match lease.client().execute(request).await {
@@ -85,6 +85,10 @@ impl Endpoint {
             } else if failure::is_spent(&error) {
                 lease.spent();
                 true
+            } else if error.is_connect() || error.is_dns() {
+                let error = failure::of_send(error, &self.config.name, &call.progress);
+                lease.not_made(&error);
+                return Err(error);
             } else {
                 lease.failed(failure::of_connection(&error));
                 false
@@ -100,10 +104,13 @@ impl Endpoint {
         }
     }
 
-    async fn place(&self) -> Result<Lease, UpstreamError> {
-        self.pool.acquire().await.map_err(|none| {
-            let message = format!("endpoint {}: {none}", self.config.name);
-            UpstreamError::new(Code::EndpointUnavailable, Stage::Connect, Sent::No, message)
+    async fn place(&self, uid: u32) -> Result<Lease, UpstreamError> {
+        self.pool.acquire(uid).await.map_err(|none| match none {
+            NoPlace::NotMade(error) => *error,
+            none => {
+                let message = format!("endpoint {}: {none}", self.config.name);
+                UpstreamError::new(Code::EndpointUnavailable, Stage::Connect, Sent::No, message)
+            }
         })
     }
 

@@ -13,6 +13,7 @@ use super::line::{Line, Protocol, Stream};
 use super::roster::SlotId;
 use super::{Shared, idle};
 use crate::call::{Phase, Progress};
+use crate::error::UpstreamError;
 
 /// How long the HTTP client may hold a request that was given up, on a connection that nobody
 /// else uses.
@@ -161,6 +162,14 @@ impl Lease {
         {
             self.pool.broke_after(unused);
         }
+    }
+
+    /// The connection could not be made.
+    pub fn not_made(self, error: &UpstreamError) {
+        if self.protocol() == Protocol::Unknown {
+            self.pool.not_made(error);
+        }
+        self.failed(Some(Cause::Failed));
     }
 
     /// The connection had ended, or takes nothing new, before the request was sent.

@@ -17,12 +17,13 @@ mod idle;
 mod keeper;
 mod lease;
 mod line;
+mod queue;
 mod resets;
 mod room;
 mod roster;
+mod state;
 mod tls;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -38,15 +39,14 @@ pub(crate) use lease::Lease;
 pub(crate) use line::Stream;
 
 use crate::config::{EndpointConfig, Http2};
+use crate::error::UpstreamError;
 use client::Maker;
 use gauges::Counts;
 use idle::IdleLimit;
 use lease::Slot;
 use line::{Line, Protocol};
 use roster::{Bounds, Gone, Pick, Roster, SlotId};
-
-/// Most requests that wait for a place: as many as one uid may have in flight.
-const WAITING_MAX: usize = 16_384;
+use state::{State, WAITING_MAX};
 
 /// A number of streams that a server was seen to take at most is doubled after this time.
 const STREAMS_TRUST: Duration = Duration::from_secs(600);
@@ -58,10 +58,15 @@ pub(crate) struct Pool(Arc<Shared>);
 /// Why a request gets no place.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum NoPlace {
-    #[error("{WAITING_MAX} requests wait for one of its {0} connections")]
+    #[error(
+        "as many requests as may wait for one of its {0} connections: {WAITING_MAX} of all uids"
+    )]
     Full(usize),
     #[error("its HTTP client cannot be made: {0}")]
     Client(String),
+    /// The connection that it waited for could not be made.
+    #[error(transparent)]
+    NotMade(Box<UpstreamError>),
 }
 
 struct Shared {
@@ -81,18 +86,6 @@ struct Shared {
     is_kept: AtomicBool,
 }
 
-struct State {
-    roster: Roster<Arc<Slot>>,
-    /// In order of arrival. Bound: [`WAITING_MAX`].
-    waiting: VecDeque<oneshot::Sender<Lease>>,
-    idle: IdleLimit,
-    /// Most streams of one connection, as far as is known, and when the server last showed it.
-    streams: u32,
-    bounded_at: Option<Instant>,
-    /// When the keeper looks next.
-    looks_at: Option<Instant>,
-}
-
 /// A place that was found: the slot and how long it was unused, unless its connection is to be
 /// made.
 type Place = (SlotId, Option<(Arc<Slot>, Duration)>);
@@ -109,14 +102,8 @@ impl Pool {
         };
         let slots_max = config.connections_max.max(1);
         let bounds = Bounds { slots_max, lifetime_max: config.lifetime_max };
-        let state = State {
-            roster: Roster::new(bounds, expected, Instant::now()),
-            waiting: VecDeque::new(),
-            idle: IdleLimit::new(config.idle_timeout),
-            streams,
-            bounded_at: None,
-            looks_at: None,
-        };
+        let roster = Roster::new(bounds, expected, Instant::now());
+        let state = State::new(roster, IdleLimit::new(config.idle_timeout), streams);
         Ok(Pool(Arc::new(Shared {
             base: base.to_owned(),
             maker: Maker::new(config, is_tls, unix)?,
@@ -133,14 +120,14 @@ impl Pool {
         })))
     }
 
-    /// A place for one request; it waits for one if need be. Cancel-safe.
-    pub async fn acquire(&self) -> Result<Lease, NoPlace> {
-        let turn = match self.0.take() {
+    /// A place for one request of a uid; it waits for one if need be. Cancel-safe.
+    pub async fn acquire(&self, uid: u32) -> Result<Lease, NoPlace> {
+        let turn = match self.0.take(uid) {
             Ok(lease) => return lease,
             Err(turn) => turn?,
         };
         let gone = || NoPlace::Client("the pool is gone".to_owned());
-        turn.await.map_err(|_| gone())
+        turn.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Has the floor kept from now on. Needs a runtime.
@@ -168,7 +155,9 @@ impl Shared {
     #[allow(clippy::type_complexity, reason = "either, at once or later, or an error")]
     fn take(
         self: &Arc<Shared>,
-    ) -> Result<Result<Lease, NoPlace>, Result<oneshot::Receiver<Lease>, NoPlace>> {
+        uid: u32,
+    ) -> Result<Result<Lease, NoPlace>, Result<oneshot::Receiver<Result<Lease, NoPlace>>, NoPlace>>
+    {
         let now = Instant::now();
         let mut gone = Gone::new();
         let pick = {
@@ -178,7 +167,7 @@ impl Shared {
             match state.roster.pick(waiting, idle_max, now, &mut gone) {
                 Pick::Place(id, slot, unused) => Ok((id, Some((slot, unused)))),
                 Pick::Vacant(id) => Ok((id, None)),
-                Pick::Wait => Err(state.queue(self.slots_max)),
+                Pick::Wait => Err(state.queue(uid, self.slots_max)),
             }
         };
         self.forget(gone);
@@ -282,9 +271,15 @@ impl Shared {
         for (turn, place) in grants {
             // Who waits no longer leaves the place again, for the next: each such round takes one
             // turn from the queue.
-            if let Ok(lease) = self.lease(place) {
-                let _ = turn.send(lease);
-            }
+            let _ = turn.send(self.lease(place));
+        }
+    }
+
+    /// The connection of a slot could not be made: those who waited for it are told.
+    fn not_made(&self, error: &UpstreamError) {
+        let failed = self.state.lock().not_made();
+        for turn in failed {
+            let _ = turn.send(Err(NoPlace::NotMade(Box::new(error.clone()))));
         }
     }
 
@@ -344,60 +339,6 @@ impl Shared {
             Http2::PriorKnowledge => true,
             Http2::Negotiated => self.is_tls,
             Http2::Off => false,
-        }
-    }
-}
-
-impl State {
-    /// A turn at the end of the queue.
-    fn queue(&mut self, slots_max: usize) -> Result<oneshot::Receiver<Lease>, NoPlace> {
-        if self.waiting.len() >= WAITING_MAX {
-            self.waiting.retain(|turn| !turn.is_closed());
-        }
-        if self.waiting.len() >= WAITING_MAX {
-            return Err(NoPlace::Full(slots_max));
-        }
-        let (turn, granted) = oneshot::channel();
-        self.waiting.push_back(turn);
-        Ok(granted)
-    }
-
-    /// Finds places for those who wait. Bound: the length of the queue.
-    fn serve(
-        &mut self,
-        now: Instant,
-        gone: &mut Gone<Arc<Slot>>,
-        grants: &mut Vec<(oneshot::Sender<Lease>, Place)>,
-    ) {
-        while let Some(turn) = self.waiting.pop_front() {
-            if turn.is_closed() {
-                continue;
-            }
-            let idle_max = self.idle.now(now);
-            match self.roster.pick(self.waiting.len(), idle_max, now, gone) {
-                Pick::Place(id, slot, unused) => grants.push((turn, (id, Some((slot, unused))))),
-                Pick::Vacant(id) => grants.push((turn, (id, None))),
-                Pick::Wait => {
-                    self.waiting.push_front(turn);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Whether something may be due before the keeper looks again.
-    fn outruns_keeper(&mut self, now: Instant) -> bool {
-        if self.roster.size() == 0 {
-            return false;
-        }
-        let soonest = now + self.idle.now(now).min(demand::WINDOW);
-        match self.looks_at {
-            Some(at) if at <= soonest => false,
-            _ => {
-                // Told once.
-                self.looks_at = Some(soonest);
-                true
-            }
         }
     }
 }

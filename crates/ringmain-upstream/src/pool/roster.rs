@@ -61,6 +61,8 @@ pub(super) struct Roster<T> {
     streams: usize,
     /// Places on the next connection, once the first has shown it.
     expected: Option<u32>,
+    /// Whether the last connection could not be made: the next ones are not waited for.
+    is_doubted: bool,
     demand: Demand,
 }
 
@@ -97,6 +99,7 @@ impl<T: Clone> Roster<T> {
             in_use: 0,
             streams: 0,
             expected,
+            is_doubted: false,
             demand: Demand::new(now),
         }
     }
@@ -136,6 +139,7 @@ impl<T: Clone> Roster<T> {
     fn vacant_for(&mut self, waiting: usize, now: Instant) -> Pick<T> {
         // Each connection that is being made has one place taken by who makes it.
         let coming = match self.expected {
+            _ if self.is_doubted && self.standing > 0 => 0,
             Some(places) => self.connecting.saturating_mul(places.saturating_sub(1) as usize),
             // The first one shows what the server speaks.
             None if self.connecting > 0 => usize::MAX,
@@ -182,6 +186,7 @@ impl<T: Clone> Roster<T> {
     /// The connection of a slot stands and has so many places.
     pub fn opened(&mut self, id: SlotId, places: u32) {
         self.expected = Some(places);
+        self.is_doubted = false;
         let Some(entry) = self.entry(id) else { return };
         if entry.phase != Phase::Connecting {
             return;
@@ -190,6 +195,11 @@ impl<T: Clone> Roster<T> {
         self.connecting -= 1;
         self.standing += 1;
         self.show_room(id.index);
+    }
+
+    /// A connection could not be made. Until one can, nobody waits for another's where some stand.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
     }
 
     /// A request has left its place.

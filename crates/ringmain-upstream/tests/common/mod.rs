@@ -32,6 +32,14 @@ pub async fn send_body(endpoint: &Endpoint, body: Bytes) -> Result<Answer, Upstr
     endpoint.send(Call::new(&head, body, Mode::Body, Flags::NONE)).await
 }
 
+/// Sends a small request of a uid.
+pub async fn send_of(endpoint: &Endpoint, uid: u32) -> Result<Answer, UpstreamError> {
+    let head = RequestHead::new("m", "/chat/completions");
+    let mut call = Call::new(&head, Bytes::from_static(b"{}"), Mode::Body, Flags::NONE);
+    call.uid = uid;
+    endpoint.send(call).await
+}
+
 /// Reads an answer to its end.
 pub async fn finish(mut answer: Answer) -> Result<usize, UpstreamError> {
     let mut bytes = 0;

@@ -170,6 +170,31 @@ impl<W> Admission<W> {
         }
     }
 
+    /// Takes for a request that has somewhere else to go, if it may be sent here now. Counts no
+    /// refusal.
+    ///
+    /// # Errors
+    /// When its turn might come, by what is known.
+    pub fn ask_now(&mut self, ask: &Ask<'_>, now_ns: u64) -> Result<Hold, u64> {
+        let goal = self.book.goal(ask.endpoint, ask.route, now_ns);
+        let limits = self.book.limits_of(goal, ask.uid, now_ns);
+        let is_free = self.queue.is_empty() || self.nobody_waits(goal, &limits, now_ns);
+        if is_free && self.has_room(goal, &limits, ask.tokens, now_ns) {
+            return Ok(self.book.take(&limits, goal, ask.tokens, now_ns));
+        }
+        let endpoint = self.book.endpoint(goal);
+        let mut due_ns = endpoint.map_or(now_ns, |state| {
+            state.throttle.due_behind_ns(state.crowd.ahead_of(ask.uid), now_ns)
+        });
+        for key in limits {
+            let Some(limit) = self.book.limit(key) else { continue };
+            due_ns = due_ns
+                .max(limit.due_behind_crowd_ns(ask.uid, ask.tokens, now_ns))
+                .max(limit.place_due_ns(ask.uid, now_ns));
+        }
+        Err(due_ns)
+    }
+
     /// Queues a request that must wait. The one who queues calls [`Admission::serve`] next.
     ///
     /// # Errors

@@ -123,24 +123,28 @@ impl Breaker {
     /// Asks for leave to send a request. A probe that was given must be told of with
     /// [`Breaker::succeeded`], [`Breaker::failed`] or [`Breaker::abandoned`].
     pub fn leave(&mut self, now_ns: u64) -> Leave {
-        match self.state {
-            State::Closed => Leave::Yes,
-            State::Open { until_ns } if now_ns < until_ns => Leave::No { until_ns },
-            State::Open { .. } | State::HalfOpen { is_probing: false } => {
+        match (self.would_leave_at_ns(now_ns), self.state) {
+            (Some(until_ns), _) => Leave::No { until_ns },
+            (None, State::Closed) => Leave::Yes,
+            (None, State::Open { .. } | State::HalfOpen { .. }) => {
                 self.state = State::HalfOpen { is_probing: true };
                 Leave::Probe
             }
-            // The probe may end at any moment; there is no better time to name than now.
-            State::HalfOpen { is_probing: true } => Leave::No { until_ns: now_ns },
         }
     }
 
     /// Whether [`Breaker::leave`] would give leave; takes nothing.
     pub fn would_leave(&self, now_ns: u64) -> bool {
+        self.would_leave_at_ns(now_ns).is_none()
+    }
+
+    /// When to ask for leave again; `None`: it would be given now. Takes nothing.
+    pub fn would_leave_at_ns(&self, now_ns: u64) -> Option<u64> {
         match self.state {
-            State::Closed => true,
-            State::Open { until_ns } => now_ns >= until_ns,
-            State::HalfOpen { is_probing } => !is_probing,
+            State::Open { until_ns } => (now_ns < until_ns).then_some(until_ns),
+            // The probe may end at any moment; there is no better time to name than now.
+            State::HalfOpen { is_probing: true } => Some(now_ns),
+            State::Closed | State::HalfOpen { is_probing: false } => None,
         }
     }
 

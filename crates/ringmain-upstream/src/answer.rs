@@ -1,10 +1,12 @@
 //! The answer of an endpoint: its head and the bytes of its body.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ringmain_wire::head::cut;
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Dialect;
 use crate::decode::{Decoder, DecoderConfig, failure as words};
@@ -55,6 +57,26 @@ impl Answer {
         let code = Some(cut(&code, CODE_BYTES_MAX)).filter(|code| !code.is_empty());
         let message = "it does not accept the credential of the endpoint for this request; its \
                        own words are withheld, for they may repeat a part of the key";
+        self.say_instead(code, message);
+    }
+
+    /// Reads what is left of a refusal into memory, so that its connection is free while nobody
+    /// knows yet whether the refusal is wanted; it is given as before. Where it is longer than
+    /// `bytes_max` or takes longer than `within`, words of our own stand in its place.
+    pub async fn hold(&mut self, bytes_max: usize, within: Duration) {
+        if self.body.hold(bytes_max, within).await {
+            return;
+        }
+        let message = format!(
+            "it refused with status {}, in words of more than {bytes_max} bytes or that took \
+             longer than {} ms",
+            self.status,
+            within.as_millis()
+        );
+        self.say_instead(None, &message);
+    }
+
+    fn say_instead(&mut self, code: Option<&str>, message: &str) {
         let body = match self.reading.dialect {
             // Both fields say what the provider said, or nothing.
             Dialect::OpenAi => {
@@ -188,6 +210,24 @@ impl AnswerBody {
         }
         self.peeked = seen.into();
         self.peeked.clone()
+    }
+
+    /// Whether the rest came whole, or broke; then it is given by `chunk` as it would have been.
+    async fn hold(&mut self, bytes_max: usize, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let mut held = Vec::new();
+        // Bound: the time, and the bytes.
+        loop {
+            match timeout_at(until, self.own_chunk()).await {
+                Ok(Ok(Some(chunk))) if held.len() + chunk.len() <= bytes_max => {
+                    held.extend_from_slice(&chunk);
+                }
+                Ok(Ok(None) | Err(_)) => break,
+                Ok(Ok(Some(_))) | Err(_) => return false,
+            }
+        }
+        (self.peeked, self.flow, self.expander) = (held.into(), None, None);
+        true
     }
 
     /// Puts `whole` in the place of what is left.

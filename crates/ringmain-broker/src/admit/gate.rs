@@ -79,6 +79,12 @@ impl Gate {
         })
     }
 
+    /// Takes for a request that has somewhere else to go; waits for nothing.
+    pub fn pass_now(&self, ask: &Ask<'_>) -> Result<Grant, u64> {
+        let passed = self.0.state.lock().admission.ask_now(ask, monotonic_ns());
+        passed.map(|hold| self.grant(hold))
+    }
+
     /// What the limits show.
     pub fn gauges(&self) -> Vec<LimitGauge> {
         self.0.state.lock().admission.gauges(monotonic_ns())

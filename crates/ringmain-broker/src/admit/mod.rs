@@ -3,6 +3,8 @@
 //! ```text
 //! enter            estimates what the request will use; waits for nothing
 //! Permit::attempt  takes from every limit of the attempt, or waits for its turn, or is refused
+//! Permit::attempt_now
+//!                  the same without a wait, where another endpoint may have room
 //! Permit::sent     from here on the attempt counts, whatever becomes of it
 //! Permit::failed, refused, close
 //!                  end the attempt and say what it used
@@ -82,9 +84,8 @@ impl Permit<'_> {
     /// the turn would come after the deadline, or when too many wait.
     pub async fn attempt(&mut self, endpoint: Option<&str>) -> Result<(), Failure> {
         self.grant = None;
-        let Candidate { gate, uid, session, deadline_ns, route } = self.candidate;
-        let ask = Ask { uid, session, deadline_ns, endpoint, route, tokens: self.tokens };
-        let grant = gate.pass(&ask).await.map_err(|refusal| {
+        let ask = self.ask(endpoint);
+        let grant = self.candidate.gate.pass(&ask).await.map_err(|refusal| {
             let whose = match refusal.limit.as_str() {
                 "" => String::new(),
                 limit => format!(" (limit of {limit})"),
@@ -97,6 +98,21 @@ impl Permit<'_> {
         })?;
         self.grant = Some(grant);
         Ok(())
+    }
+
+    /// The same for an attempt that could be made elsewhere, so that it waits for nothing.
+    ///
+    /// # Errors
+    /// When its turn might come here, ns of the monotonic clock.
+    pub fn attempt_now(&mut self, endpoint: Option<&str>) -> Result<(), u64> {
+        self.grant = None;
+        self.grant = Some(self.candidate.gate.pass_now(&self.ask(endpoint))?);
+        Ok(())
+    }
+
+    fn ask<'a>(&'a self, endpoint: Option<&'a str>) -> Ask<'a> {
+        let Candidate { uid, session, deadline_ns, route, .. } = self.candidate;
+        Ask { uid, session, deadline_ns, endpoint, route, tokens: self.tokens }
     }
 
     /// The request is about to be sent: from here on it counts even when it is cut off.

@@ -66,7 +66,8 @@ impl Health {
     }
 
     /// Leave for a request, which pays into the budget if it is the first attempt and is paid from
-    /// it if it is not. Else the time when to ask again.
+    /// it if it is not. Else the time when to ask again. Whoever has it sends at once: the leave of
+    /// a probe shuts everybody else out.
     pub fn leave(self: &Arc<Self>, is_retry: bool, now_ns: u64) -> Result<Running, Duration> {
         let mut state = self.state.lock();
         if is_retry && state.budget.next_in(now_ns) != Some(Duration::ZERO) {
@@ -87,6 +88,18 @@ impl Health {
             false => state.budget.deposit(now_ns),
         }
         Ok(Running { health: self.clone(), is_probe, began_ns: None, is_judged: false })
+    }
+
+    /// Whether [`Health::leave`] would give it; takes nothing. Else the time when to ask again.
+    pub fn would_leave(&self, is_retry: bool, now_ns: u64) -> Result<(), Duration> {
+        let state = self.state.lock();
+        if is_retry && state.budget.next_in(now_ns) != Some(Duration::ZERO) {
+            return Err(state.budget.next_in(now_ns).unwrap_or(Duration::MAX));
+        }
+        match state.breaker.would_leave_at_ns(now_ns) {
+            None => Ok(()),
+            Some(until_ns) => Err(Duration::from_nanos(until_ns.saturating_sub(now_ns))),
+        }
     }
 
     pub fn load(&self, weight: u32, now_ns: u64) -> Load {

@@ -26,17 +26,10 @@ pub(crate) struct Plan {
     seed: u64,
 }
 
-/// A target that may be asked now.
-pub(crate) struct Pick {
-    pub index: usize,
-    /// The leave of its endpoint; producers need none.
-    pub running: Option<Running>,
-}
-
 /// What follows a failed attempt.
 pub(crate) enum Then {
-    /// Ask this one, at once.
-    Ask(Pick),
+    /// Ask one that was not asked yet, at once.
+    Ask,
     /// Wait, and then [`Plan::again`].
     Wait(Duration),
     /// Pass the failure on.
@@ -49,14 +42,12 @@ impl Plan {
         Plan { route, policy, is_idempotent, tried: 0, made: 0, waited: Duration::ZERO, seed }
     }
 
-    /// The target of the first attempt.
-    pub fn first(&mut self) -> Result<Pick, Failure> {
-        self.pick().map_err(|wait| {
-            let text = format!("every endpoint of route {:?} is resting", self.route.model);
-            let mut failure = Failure::new(Code::EndpointUnavailable, Stage::Admit, text);
-            failure.retry_after_ms = wait.map(|wait| wait.as_millis() as u64);
-            failure
-        })
+    /// Nobody is left to be asked; one of those may be after this time.
+    pub fn resting(&self, wait: Option<Duration>) -> Failure {
+        let text = format!("every endpoint of route {:?} is resting", self.route.model);
+        let mut failure = Failure::new(Code::EndpointUnavailable, Stage::Admit, text);
+        failure.retry_after_ms = wait.map(|wait| wait.as_millis() as u64);
+        failure
     }
 
     /// What follows a failed attempt; `left` is the time until the deadline.
@@ -69,11 +60,10 @@ impl Plan {
             has_elsewhere: true,
         };
         let random = self.random();
-        // Asked for leave only where it would be used: leave is paid for.
         if self.policy.next(fault, hints, standing, random) == Next::Elsewhere
-            && let Ok(pick) = self.pick()
+            && self.has_other(None, 0)
         {
-            return Then::Ask(pick);
+            return Then::Ask;
         }
         standing.has_elsewhere = false;
         match self.policy.next(fault, hints, standing, random) {
@@ -85,10 +75,9 @@ impl Plan {
         }
     }
 
-    /// The target after a wait: whoever is best now, asked before or not.
-    pub fn again(&mut self) -> Option<Pick> {
+    /// After a wait, whoever is best then is asked, asked before or not.
+    pub fn again(&mut self) {
         self.tried = 0;
-        self.pick().ok()
     }
 
     /// An attempt is made.
@@ -97,19 +86,18 @@ impl Plan {
         self.tried |= 1 << index;
     }
 
-    /// The best target that was not tried, of the first tier that has one; else the shortest time
-    /// until one of those may be asked.
-    fn pick(&mut self) -> Result<Pick, Option<Duration>> {
+    /// The best target that was not tried and is not among those `passed` over, of the first tier
+    /// that has one; else the shortest time until one of those may be asked. Nothing is taken of
+    /// its endpoint: what it gives is asked for when everything else is there.
+    pub fn best(&mut self, passed: u64) -> Result<usize, Option<Duration>> {
         let now_ns = monotonic_ns();
-        let mut refused = self.tried;
+        let mut refused = self.tried | passed;
         let mut wait = None;
         // Bound: each round takes one target out.
         while let Some(index) = self.choose(refused, now_ns) {
-            let Some(health) = self.route.target(index).health() else {
-                return Ok(Pick { index, running: None });
-            };
-            match health.leave(self.made > 0, now_ns) {
-                Ok(running) => return Ok(Pick { index, running: Some(running) }),
+            let Some(health) = self.route.target(index).health() else { return Ok(index) };
+            match health.would_leave(self.made > 0, now_ns) {
+                Ok(()) => return Ok(index),
                 Err(later) => {
                     wait = Some(wait.map_or(later, |wait: Duration| wait.min(later)));
                     refused |= 1 << index;
@@ -117,6 +105,27 @@ impl Plan {
             }
         }
         Err(wait)
+    }
+
+    /// Whether a target other than this one may be asked that was not tried and is not `passed` over.
+    pub fn has_other(&self, than: Option<usize>, passed: u64) -> bool {
+        let now_ns = monotonic_ns();
+        let shut = self.tried | passed;
+        let open = |index: &usize| Some(*index) != than && shut & (1 << index) == 0;
+        self.route.indices().filter(open).any(|index| {
+            let health = self.route.target(index).health();
+            health.is_none_or(|health| health.would_leave(self.made > 0, now_ns).is_ok())
+        })
+    }
+
+    /// The leave of the endpoint of a target, for the next attempt; producers need none.
+    pub fn leave(&self, index: usize) -> Result<Option<Running>, Duration> {
+        let health = self.route.target(index).health();
+        health.map(|health| health.leave(self.made > 0, monotonic_ns())).transpose()
+    }
+
+    pub fn route(&self) -> &Arc<Served> {
+        &self.route
     }
 
     /// Of the lowest tier with candidates: the one whose turn it is, or a second, drawn one if that
@@ -197,8 +206,8 @@ mod tests {
     #[test]
     fn equals_take_turns_by_weight() {
         let route = route(&[("a", 3, 0), ("b", 1, 0)]);
-        let picked: Vec<_> = (0..40).map(|seed| plan(&route, seed).first().ok().unwrap()).collect();
-        assert_eq!(picked.iter().filter(|pick| pick.index == 0).count(), 30);
+        let picked: Vec<_> = (0..40).map(|seed| plan(&route, seed).best(0).unwrap()).collect();
+        assert_eq!(picked.iter().filter(|index| **index == 0).count(), 30);
     }
 
     #[test]
@@ -209,7 +218,7 @@ mod tests {
             (0..8).map(|_| health.leave(false, monotonic_ns()).ok().unwrap()).collect();
         held.iter_mut().for_each(Running::begin);
         for seed in 0..20 {
-            assert_eq!(plan(&route, seed).first().ok().unwrap().index, 1);
+            assert_eq!(plan(&route, seed).best(0), Ok(1));
         }
     }
 
@@ -219,7 +228,7 @@ mod tests {
         ends(&route, 0, Running::was_busy);
         ends(&route, 1, Running::had_content);
         for seed in 0..20 {
-            assert_eq!(plan(&route, seed).first().ok().unwrap().index, 1);
+            assert_eq!(plan(&route, seed).best(0), Ok(1));
         }
     }
 
@@ -227,21 +236,23 @@ mod tests {
     fn tiers_come_one_after_the_other_and_resting_ones_are_passed_over() {
         let route = route(&[("a", 1, 0), ("b", 1, 1), ("c", 1, 2)]);
         let mut asked = plan(&route, 7);
-        let pick = asked.first().ok().unwrap();
-        assert_eq!(pick.index, 0);
+        assert_eq!(asked.best(0), Ok(0));
         asked.makes(0);
         ends(&route, 1, Running::failed);
         let fault = Fault::Refused { status: 503 };
         let then = asked.next(fault, Hints::default(), Duration::from_secs(60));
-        assert!(matches!(then, Then::Ask(Pick { index: 2, .. })), "b is resting");
+        assert!(matches!(then, Then::Ask));
+        assert_eq!(asked.best(0), Ok(2), "b is resting");
         asked.makes(2);
         let then = asked.next(fault, Hints::default(), Duration::from_secs(60));
         assert!(matches!(then, Then::Wait(_)), "all were asked");
         // None has leave any more.
         ends(&route, 0, Running::failed);
         ends(&route, 2, Running::failed);
-        assert!(asked.again().is_none());
-        let failure = plan(&route, 8).first().err().unwrap();
+        asked.again();
+        assert!(asked.best(0).is_err());
+        let resting = plan(&route, 8).best(0).unwrap_err();
+        let failure = asked.resting(resting);
         assert_eq!((failure.code, failure.stage), (Code::EndpointUnavailable, Stage::Admit));
         assert!(failure.retry_after_ms.is_some_and(|ms| ms > 3000 && ms <= 5000));
     }
@@ -250,8 +261,8 @@ mod tests {
     fn no_leave_is_taken_that_is_not_used() {
         let route = route(&[("a", 1, 0), ("b", 1, 1)]);
         let mut asked = plan(&route, 1);
-        let pick = asked.first().ok().unwrap();
-        asked.makes(pick.index);
+        let first = asked.best(0).unwrap();
+        asked.makes(first);
         let then = asked.next(Fault::Final, Hints::default(), Duration::from_secs(60));
         assert!(matches!(then, Then::PassOn));
         assert_eq!(route.target(1).health().unwrap().condition().retries, 0);

@@ -1,0 +1,135 @@
+//! What an attempt takes before it is made, and what it gives back before the next one: nobody is
+//! shut out by one who only waits.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::guest::{Kept, caller, chat};
+use common::provider::deltas;
+use common::{Provider, Served, Step, soon, until};
+use ringmain_broker::face::{Exchange, StopCause};
+use ringmain_broker::rules::{EndpointRules, RouteRules, Rules};
+use ringmain_broker::{BrokerConfig, Identity, Route, RouteTable, Target};
+use ringmain_policy::breaker::BreakerRule;
+use ringmain_policy::retry::RetryPolicy;
+use ringmain_policy::{Backoff, LimitRule, LimitUid, Rate};
+use ringmain_upstream::{Endpoint, EndpointConfig, UsageSplice};
+use ringmain_wire::{Kind, ResponseHead};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A route whose endpoints are asked in order, under these limits.
+async fn world(
+    scripts: &[(&str, Vec<Vec<Step>>)],
+    attempts: u32,
+    breaker: BreakerRule,
+    rates: Vec<LimitRule>,
+) -> (Provider, Served) {
+    let provider = Provider::in_turn(scripts).await;
+    let (mut endpoints, mut targets, mut rules) = (Vec::new(), Vec::new(), Rules::default());
+    let backoff = Backoff::new(MS, 5 * MS);
+    let retry = Some(RetryPolicy { attempts, wait: Duration::from_secs(20), backoff });
+    rules.routes.insert("*".into(), RouteRules { retry, ..RouteRules::default() });
+    for (tier, (name, _)) in scripts.iter().enumerate() {
+        let mut config = EndpointConfig::new(*name, provider.base_url_of(name));
+        (config.usage, config.connections_max) = (UsageSplice::Off, 1);
+        endpoints.push(Arc::new(Endpoint::new(config).unwrap()));
+        targets.push(Target { tier: tier as u16, ..Target::new(*name) });
+        let of_endpoint = EndpointRules { breaker, ..EndpointRules::default() };
+        rules.endpoints.insert((*name).into(), of_endpoint);
+    }
+    let route = Route { model: "*".into(), targets, allow: None };
+    let table = RouteTable::new(vec![route], endpoints).unwrap().with_rules(&rules);
+    let mut config = BrokerConfig::default();
+    config.rates = rates;
+    (provider, Served::start(config, table))
+}
+
+/// Who answered, if it was answered.
+async fn ask(served: &Served, caller: Identity) -> Option<String> {
+    let mut exchange = Exchange::begin(&served.broker, caller).unwrap();
+    let mut kept = Kept::default();
+    soon(exchange.run(chat(), &mut kept)).await.verdict.ok()?;
+    let (_, head) = kept.frames.iter().find(|(kind, _)| *kind == Kind::Head)?;
+    Some(ResponseHead::parse(head).unwrap().endpoint.to_owned())
+}
+
+fn uid(uid: u32) -> Identity {
+    Identity { uid, ..caller() }
+}
+
+fn refuse(status: u16, headers: &'static str) -> Vec<Step> {
+    vec![Step::Refuse(status, headers)]
+}
+
+fn fine() -> Vec<Step> {
+    deltas(&["hello"])
+}
+
+/// An endpoint that wants to be left alone does not keep anybody from the one beside it.
+#[tokio::test]
+async fn a_held_endpoint_is_passed_over_while_another_has_room() {
+    let scripts = [("a", vec![refuse(429, "retry-after: 4\r\n")]), ("b", vec![fine()])];
+    let (provider, served) = world(&scripts, 3, BreakerRule::default(), Vec::new()).await;
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(ask(&served, caller()).await.as_deref(), Some("b"));
+    }
+    assert!(begun.elapsed() < 4000 * MS, "{:?}", begun.elapsed());
+    assert_eq!(provider.requests_of("a"), 1);
+}
+
+/// One whose own limit is used up waits without the right to probe, which others take.
+#[tokio::test]
+async fn nobody_holds_a_probe_while_waiting_for_room() {
+    let open = 50 * MS;
+    let breaker = BreakerRule { failures: 1, open, ..BreakerRule::default() };
+    let requests = Some(Rate { per_minute: 2, burst: 1 });
+    let slow = LimitRule { uid: Some(LimitUid::One(7)), requests, ..LimitRule::default() };
+    let scripts = [("a", vec![refuse(500, ""), fine()])];
+    let (provider, served) = world(&scripts, 1, breaker, vec![slow]).await;
+    let _refused = ask(&served, uid(7)).await;
+    tokio::time::sleep(open).await;
+    let mut waits = Exchange::begin(&served.broker, uid(7)).unwrap();
+    let stop = waits.stop();
+    let mut kept = Kept::default();
+    let (ended, ()) = soon(async {
+        tokio::join!(waits.run(chat(), &mut kept), async {
+            until(|| served.broker.snapshot().limits.iter().any(|limit| limit.waiting == 1)).await;
+            assert_eq!(ask(&served, uid(8)).await.as_deref(), Some("a"), "it probes");
+            stop.request(StopCause::Cancelled);
+        })
+    })
+    .await;
+    assert!(ended.verdict.is_err());
+    assert_eq!(provider.requests(), 2);
+}
+
+/// While a refused request waits for its next attempt, others have its place and its connection.
+#[tokio::test]
+async fn a_refused_attempt_holds_nothing_while_it_waits() {
+    let rule = LimitRule { in_flight: Some(1), ..LimitRule::default() };
+    let scripts = [("a", vec![refuse(503, "retry-after: 1\r\n"), fine()])];
+    let (provider, served) = world(&scripts, 2, BreakerRule::default(), vec![rule]).await;
+    let (first, second) = soon(async {
+        let begun = Instant::now();
+        tokio::join!(
+            async {
+                assert_eq!(ask(&served, uid(7)).await.as_deref(), Some("a"));
+                begun.elapsed()
+            },
+            async {
+                until(|| provider.requests() == 1).await;
+                assert_eq!(ask(&served, uid(8)).await.as_deref(), Some("a"));
+                begun.elapsed()
+            }
+        )
+    })
+    .await;
+    assert!(second < first && first >= 1000 * MS, "{second:?} {first:?}");
+    assert_eq!(provider.requests(), 3);
+}

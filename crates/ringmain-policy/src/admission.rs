@@ -359,11 +359,11 @@ impl Goal {
 }
 
 fn enter_crowds<W>(book: &mut Rulebook, uid: u32, waiter: &Waiter<W>) {
-    book.crowds(waiter.goal, &waiter.limits, |crowd| crowd.enter(uid, waiter.tokens));
+    book.enter_crowds(waiter.goal, &waiter.limits, uid, waiter.tokens);
 }
 
 fn leave_crowds<W>(book: &mut Rulebook, uid: u32, waiter: &Waiter<W>) {
-    book.crowds(waiter.goal, &waiter.limits, |crowd| crowd.leave(uid, waiter.tokens));
+    book.leave_crowds(waiter.goal, &waiter.limits, uid, waiter.tokens);
 }
 
 #[cfg(test)]

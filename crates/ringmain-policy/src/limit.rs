@@ -34,6 +34,9 @@ pub enum LimitUid {
     One(u32),
 }
 
+/// A single request reserves at most this part of what a minute brings of a shared limit.
+const SHARED_PART: u64 = 4;
+
 /// The state of one limit.
 #[derive(Debug)]
 pub struct Limit {
@@ -44,6 +47,8 @@ pub struct Limit {
     in_flight: u64,
     /// How long a request holds its place, as a moving average.
     hold_ns: u64,
+    /// Most tokens that one request may reserve.
+    reserve_max: u64,
     /// Those who wait for it.
     pub crowd: Crowd,
 }
@@ -97,12 +102,14 @@ impl Limit {
             queue: rule.queue,
             in_flight: 0,
             hold_ns: 0,
+            reserve_max: reserve_max(rule),
             crowd: Crowd::default(),
         }
     }
 
     /// What it lacks for a request of this many tokens; the last to come if several.
     pub fn lacks(&mut self, tokens: u64, now_ns: u64) -> Option<Lack> {
+        let tokens = tokens.min(self.reserve_max);
         if self.in_flight_max.is_some_and(|most| self.in_flight >= most) {
             return Some(Lack::Place);
         }
@@ -112,6 +119,7 @@ impl Limit {
 
     /// Takes for one request of this many tokens; the one who asked [`Limit::lacks`] takes.
     pub fn take(&mut self, tokens: u64, now_ns: u64) -> Held {
+        let tokens = tokens.min(self.reserve_max);
         self.in_flight += 1;
         Held {
             requests: self.requests.as_mut().and_then(|bucket| bucket.take(1, now_ns)),
@@ -150,7 +158,17 @@ impl Limit {
     pub fn due_behind_crowd_ns(&mut self, uid: u32, tokens: u64, now_ns: u64) -> u64 {
         let ahead = self.crowd.ahead_of(uid);
         let ahead_tokens = self.crowd.tokens_of(ahead);
-        self.due_ns(ahead, ahead_tokens, tokens, now_ns)
+        self.due_ns(ahead, ahead_tokens, tokens.min(self.reserve_max), now_ns)
+    }
+
+    /// One more waits for it.
+    pub fn enter(&mut self, uid: u32, tokens: u64) {
+        self.crowd.enter(uid, tokens.min(self.reserve_max));
+    }
+
+    /// One who waited for it does not any more.
+    pub fn leave(&mut self, uid: u32, tokens: u64) {
+        self.crowd.leave(uid, tokens.min(self.reserve_max));
     }
 
     /// When a newcomer might find a place in flight, by how long places were held lately.
@@ -189,6 +207,15 @@ impl Limit {
     pub fn in_flight(&self) -> u64 {
         self.in_flight
     }
+}
+
+/// A uid that has a limit for itself may reserve what a minute brings. Of one that it shares with
+/// others a wild estimate reserves a part, so that they wait for seconds; what is used beyond it
+/// is charged when it is known.
+fn reserve_max(rule: &LimitRule) -> u64 {
+    let rate = rule.tokens.unwrap_or(Rate { per_minute: u64::MAX, burst: 1 });
+    let part = if rule.uid.is_some() { 1 } else { SHARED_PART };
+    rate.burst.max(rate.per_minute / part).max(1)
 }
 
 impl Crowd {

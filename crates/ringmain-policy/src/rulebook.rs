@@ -136,15 +136,27 @@ impl Rulebook {
         self.endpoints.get_mut(goal.endpoint? as usize)
     }
 
-    /// Calls this for the crowd of every limit and of the endpoint.
-    pub fn crowds(&mut self, goal: Goal, limits: &[LimitKey], mut each: impl FnMut(&mut Crowd)) {
+    /// One more waits for all of these limits, and for the endpoint.
+    pub fn enter_crowds(&mut self, goal: Goal, limits: &[LimitKey], uid: u32, tokens: u64) {
         for key in limits {
             if let Some(limit) = self.limit(*key) {
-                each(&mut limit.crowd);
+                limit.enter(uid, tokens);
             }
         }
         if let Some(state) = self.endpoint(goal) {
-            each(&mut state.crowd);
+            state.crowd.enter(uid, 0);
+        }
+    }
+
+    /// One who waited for them does not any more.
+    pub fn leave_crowds(&mut self, goal: Goal, limits: &[LimitKey], uid: u32, tokens: u64) {
+        for key in limits {
+            if let Some(limit) = self.limit(*key) {
+                limit.leave(uid, tokens);
+            }
+        }
+        if let Some(state) = self.endpoint(goal) {
+            state.crowd.leave(uid, 0);
         }
     }
 

@@ -20,8 +20,33 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// Longest name that matters.
 const NAME_MAX: usize = "max_completion_tokens".len();
 
+/// What a request is expected to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Estimate {
+    /// Tokens that go in.
+    pub input: u64,
+    /// Most tokens that its body lets come out; 0: it does not say.
+    pub output_max: u64,
+}
+
+impl Estimate {
+    /// What is reserved for it.
+    pub fn whole(self) -> u64 {
+        self.input.saturating_add(self.output_max)
+    }
+
+    /// What it used when its answer did not say, and this many bytes of it were delivered.
+    pub fn used(self, bytes: u64) -> u64 {
+        let output = bytes.div_ceil(BYTES_PER_TOKEN);
+        self.input.saturating_add(match self.output_max {
+            0 => output,
+            most => output.min(most),
+        })
+    }
+}
+
 /// Estimates what the request with this body will use.
-pub(super) async fn tokens(body: &Body) -> u64 {
+pub(super) async fn tokens(body: &Body) -> Estimate {
     let mut scan = Scan::default();
     let mut at = 0;
     // Bound: the length of the body.
@@ -143,9 +168,9 @@ impl Scan {
         }
     }
 
-    fn estimate(&self, bytes: u64) -> u64 {
+    fn estimate(&self, bytes: u64) -> Estimate {
         let input = bytes.saturating_sub(self.opaque).div_ceil(BYTES_PER_TOKEN);
-        input.saturating_add(self.output_max.saturating_mul(self.choices.max(1)))
+        Estimate { input, output_max: self.output_max.saturating_mul(self.choices.max(1)) }
     }
 }
 
@@ -184,7 +209,7 @@ mod tests {
         let mut scan = Scan::default();
         text.iter().for_each(|byte| scan.byte(*byte));
         scan.end();
-        scan.estimate(text.len() as u64)
+        scan.estimate(text.len() as u64).whole()
     }
 
     fn output(text: &str) -> u64 {
@@ -210,6 +235,15 @@ mod tests {
         assert!(estimate(picture.as_bytes()) < 10);
         assert_eq!(estimate(&[b'x'; 4001]), 1001);
         assert_eq!(estimate(b""), 0);
+    }
+
+    #[test]
+    fn what_an_answer_did_not_say_is_told_by_its_bytes() {
+        let said = Estimate { input: 10, output_max: 50 };
+        assert_eq!((said.whole(), said.used(0), said.used(41)), (60, 10, 21));
+        assert_eq!(said.used(u64::MAX), 60, "no more than the body allows");
+        let open = Estimate { input: 10, output_max: 0 };
+        assert_eq!((open.whole(), open.used(400)), (10, 110));
     }
 
     proptest! {

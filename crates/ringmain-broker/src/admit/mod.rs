@@ -17,7 +17,7 @@
 //! What is counted are requests as the endpoint sees them: a retry is one more. One that provably
 //! never left counts as nothing. One that was refused or broke down before any content counts as a
 //! request without tokens; one that was cut off later, or whose answer does not tell its usage,
-//! counts with the tokens that were estimated.
+//! counts with the tokens that went in and those that were delivered, as far as can be said.
 //!
 //! [`Admission`]: ringmain_policy::Admission
 
@@ -32,6 +32,7 @@ use crate::intake::Body;
 use crate::record::Record;
 use crate::relay::Ended;
 
+use estimate::Estimate;
 pub(crate) use gate::Gate;
 use gate::Grant;
 
@@ -51,11 +52,11 @@ pub(crate) struct Candidate<'a> {
 /// The right to send one exchange upstream, attempt by attempt.
 ///
 /// Dropped at any point it gives back what is held: an attempt that was not sent counts as nothing
-/// then, one that was sent counts with its estimate.
+/// then, one that was sent and of whose answer nobody told counts with its estimate.
 pub(crate) struct Permit<'a> {
     candidate: Candidate<'a>,
-    /// Tokens that an attempt is expected to use.
-    tokens: u64,
+    /// What an attempt is expected to use.
+    tokens: Estimate,
     grant: Option<Grant>,
 }
 
@@ -67,7 +68,7 @@ pub(crate) async fn enter<'a>(candidate: Candidate<'a>, body: &Body) -> Permit<'
     let Candidate { gate, uid, route, .. } = candidate;
     let tokens = match gate.counts_tokens(route, uid) {
         true => estimate::tokens(body).await,
-        false => 0,
+        false => Estimate::default(),
     };
     Permit { candidate, tokens, grant: None }
 }
@@ -112,7 +113,7 @@ impl Permit<'_> {
 
     fn ask<'a>(&'a self, endpoint: Option<&'a str>) -> Ask<'a> {
         let Candidate { uid, session, deadline_ns, route, .. } = self.candidate;
-        Ask { uid, session, deadline_ns, endpoint, route, tokens: self.tokens }
+        Ask { uid, session, deadline_ns, endpoint, route, tokens: self.tokens.whole() }
     }
 
     /// The request is about to be sent: from here on it counts even when it is cut off.
@@ -140,9 +141,18 @@ impl Permit<'_> {
         self.end(Outcome::Failed);
     }
 
-    /// The attempt was answered to its end, with this many tokens in and out if it told.
-    pub fn settle(&mut self, tokens: Option<u64>) {
-        self.end(tokens.map_or(Outcome::Unknown, Outcome::Used));
+    /// The attempt was answered, and is over. It used what the answer told, or else what was
+    /// delivered of it; an answer that cost nobody anything is not believed.
+    pub fn settle(&mut self, record: &Record) {
+        let told = record.tokens.filter(|_| !record.is_free);
+        self.end(Outcome::Used(told.unwrap_or_else(|| self.tokens.used(record.bytes))));
+    }
+
+    /// The exchange is cut off, wherever it is.
+    pub fn cut(&mut self, record: &Record) {
+        if self.grant.as_ref().is_some_and(|grant| grant.outcome == Outcome::Unknown) {
+            self.settle(record);
+        }
     }
 
     /// The last attempt was relayed to its end, good or bad.
@@ -150,7 +160,7 @@ impl Permit<'_> {
         match ended {
             Err(failure) if record.first_content.is_none() => self.failed(failure.sent),
             Ok(_) if record.status.is_some_and(|status| status >= 400) => self.failed(Sent::Yes),
-            _ => self.settle(record.tokens),
+            _ => self.settle(record),
         }
     }
 

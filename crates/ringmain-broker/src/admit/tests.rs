@@ -29,6 +29,11 @@ async fn permit(gate: &Gate) -> Permit<'_> {
     enter(candidate(gate, SOON), &Body::Own(Bytes::new())).await
 }
 
+/// An answer that told its usage.
+fn telling(tokens: u64) -> Record {
+    Record { tokens: Some(tokens), ..Record::new() }
+}
+
 #[tokio::test]
 async fn a_waiter_is_woken_when_its_turn_comes() {
     let requests = Some(Rate { per_minute: 1200, burst: 1 });
@@ -39,7 +44,7 @@ async fn a_waiter_is_woken_when_its_turn_comes() {
         let mut permit = permit(&gate).await;
         permit.attempt(Some("a")).await.unwrap();
         permit.sent();
-        permit.settle(None);
+        permit.settle(&Record::new());
     }
     assert!(monotonic_ns() - started >= 150_000_000, "three turns of 50 ms");
     assert!(gate.is_at_rest());
@@ -75,12 +80,17 @@ async fn tokens_are_reserved_and_settled() {
     let level = |gate: &Gate| gate.gauges()[0].tokens;
     assert_eq!(level(&gate), Some(1000 - 308));
     permit.sent();
-    permit.settle(Some(50));
+    permit.settle(&telling(50));
     assert_eq!(level(&gate), Some(950));
     permit.attempt(Some("a")).await.unwrap();
     permit.sent();
-    drop(permit);
-    assert_eq!(level(&gate), Some(950 - 308), "what was cut off counts as estimated");
+    let cut = Record { bytes: 160, ..Record::new() };
+    permit.cut(&cut);
+    assert_eq!(level(&gate), Some(950 - 8 - 40), "what was cut off counts with what was delivered");
+    permit.attempt(Some("a")).await.unwrap();
+    permit.sent();
+    permit.settle(&Record { is_free: true, ..telling(1_000_000) });
+    assert_eq!(level(&gate), Some(902 - 8), "a word that costs nothing is not believed");
 }
 
 #[tokio::test]
@@ -113,7 +123,7 @@ async fn a_place_comes_back_however_its_holder_ends() {
             permit.sent();
             told.send(()).await.unwrap();
             match how {
-                0 => permit.settle(Some(1)),
+                0 => permit.settle(&telling(1)),
                 1 => panic!("the task of an exchange"),
                 2 => permit.refused(Some(0)),
                 _ => std::future::pending().await,
@@ -163,7 +173,7 @@ async fn nothing_leaks_from_a_storm_of_cancels() {
                 permit.sent();
                 tokio::time::sleep(Duration::from_micros(n % 7 * 300)).await;
                 match n % 4 {
-                    0 => permit.settle(Some(n)),
+                    0 => permit.settle(&telling(n)),
                     1 => permit.failed(Sent::No),
                     _ => {}
                 }

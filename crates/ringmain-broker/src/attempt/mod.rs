@@ -84,6 +84,13 @@ struct Course<'a, 'i, E> {
     record: &'a mut Record,
 }
 
+impl<E> Drop for Course<'_, '_, E> {
+    /// What is cut off in the midst of an answer is charged with what was delivered of it.
+    fn drop(&mut self) {
+        self.permit.cut(self.record);
+    }
+}
+
 impl<E: Egress> Course<'_, '_, E> {
     /// One attempt, up to the end of the exchange if it gives content.
     async fn attempt(

@@ -444,3 +444,21 @@ fn an_endpoint_that_refused_is_spared_and_others_are_not() {
     assert_eq!(admission.gauges(1)[0].name, r#"endpoint "a" refused: 0/min"#);
     assert_eq!(admission.serve(due_ns).granted.len(), 1);
 }
+
+/// A request that says it may use any number of tokens keeps others waiting for seconds.
+#[test]
+fn a_wild_estimate_does_not_shut_others_out() {
+    let tokens = Some(Rate { per_minute: 6000, burst: 100 });
+    let rule = LimitRule { route: Some("m".into()), tokens, ..LimitRule::default() };
+    let mut admission: Admission<&str> = Admission::new(vec![rule], BOUNDS);
+    let Entry::Admitted(wild) = admission.ask(&ask(1, "a", u64::MAX), 0) else { panic!("full") };
+    admission.wait(&ask(1, "a", u64::MAX), "wild", 0).unwrap();
+    let soon = Ask { deadline_ns: 40 * NS_PER_S, ..ask(2, "a", 10) };
+    assert!(matches!(admission.ask(&soon, 0), Entry::MustWait));
+    admission.wait(&soon, "small", 0).unwrap();
+    admission.settle(wild, Outcome::Used(50), NS_PER_S);
+    let woken: Vec<_> = admission.serve(16 * NS_PER_S).granted.iter().map(|g| g.0).collect();
+    assert_eq!(woken, ["wild"]);
+    let woken: Vec<_> = admission.serve(40 * NS_PER_S).granted.iter().map(|g| g.0).collect();
+    assert_eq!(woken, ["small"]);
+}

@@ -14,9 +14,10 @@ pub const SEPARATION_BYTES: usize = 128;
 pub const LANES_DEFAULT: u32 = 64;
 /// Most lanes of a session.
 pub const LANES_MAX: u32 = 1024;
-/// Bytes of a lane unless the peer asks for another size: room for about 500 tokens, so that a
-/// consumer of a burst is woken once for so many.
-pub const LANE_BYTES_DEFAULT: u32 = 32 * 1024;
+/// Bytes of a lane unless the peer asks for another size: room for about 1,000 tokens, more
+/// than a broker gathers before it rings, so that a burst neither fills the lane nor has to be
+/// rung for by its consumer.
+pub const LANE_BYTES_DEFAULT: u32 = 64 * 1024;
 /// Least bytes of a lane: a quarter must hold a terminal frame.
 pub const LANE_BYTES_MIN: u32 = 4 * 1024;
 /// Most bytes of a lane.

@@ -125,7 +125,8 @@ struct Waiter<W> {
 #[derive(Default)]
 struct Claims {
     limits: Vec<LimitKey>,
-    endpoints: Vec<u32>,
+    /// By the kind of who waits.
+    lanes: Vec<u64>,
     due_ns: Option<u64>,
 }
 
@@ -161,8 +162,8 @@ impl<W> Admission<W> {
         let goal = self.book.goal(ask.endpoint, ask.route, now_ns);
         let limits = self.book.limits_of(goal, ask.uid, now_ns);
         let is_free = self.queue.is_empty() || self.nobody_waits(goal, &limits, now_ns);
-        if is_free && self.has_room(goal, &limits, ask.tokens, now_ns) {
-            return Entry::Admitted(self.book.take(&limits, goal, ask.tokens, now_ns));
+        if is_free && self.has_room(ask, goal, &limits, now_ns) {
+            return Entry::Admitted(self.book.take(&limits, goal, ask.uid, ask.tokens, now_ns));
         }
         match self.refusal(ask, goal, &limits, now_ns) {
             Some(refusal) => Entry::Refused(refusal),
@@ -179,12 +180,11 @@ impl<W> Admission<W> {
         let goal = self.book.goal(ask.endpoint, ask.route, now_ns);
         let limits = self.book.limits_of(goal, ask.uid, now_ns);
         let is_free = self.queue.is_empty() || self.nobody_waits(goal, &limits, now_ns);
-        if is_free && self.has_room(goal, &limits, ask.tokens, now_ns) {
-            return Ok(self.book.take(&limits, goal, ask.tokens, now_ns));
+        if is_free && self.has_room(ask, goal, &limits, now_ns) {
+            return Ok(self.book.take(&limits, goal, ask.uid, ask.tokens, now_ns));
         }
-        let endpoint = self.book.endpoint(goal);
-        let mut due_ns = endpoint.map_or(now_ns, |state| {
-            state.throttle.due_behind_ns(state.crowd.ahead_of(ask.uid), now_ns)
+        let mut due_ns = self.book.lane(goal).map_or(now_ns, |lane| {
+            lane.throttle.due_behind_ns(ask.uid, lane.crowd.ahead_of(ask.uid), now_ns)
         });
         for key in limits {
             let Some(limit) = self.book.limit(key) else { continue };
@@ -227,11 +227,11 @@ impl<W> Admission<W> {
         let Admission { book, queue } = self;
         let (mut claims, mut holds) = (Claims::default(), Vec::new());
         let waiters = queue.serve(|uid, waiter| {
-            if !claims.lets_pass(book, waiter, now_ns) {
+            if !claims.lets_pass(book, uid, waiter, now_ns) {
                 return false;
             }
             leave_crowds(book, uid, waiter);
-            holds.push(book.take(&waiter.limits, waiter.goal, waiter.tokens, now_ns));
+            holds.push(book.take(&waiter.limits, waiter.goal, uid, waiter.tokens, now_ns));
             true
         });
         let granted = waiters.into_iter().map(|waiter| waiter.wake).zip(holds).collect();
@@ -267,15 +267,15 @@ impl<W> Admission<W> {
     fn nobody_waits(&mut self, goal: Goal, limits: &[LimitKey], now_ns: u64) -> bool {
         let is_empty = |key| self.book.limit(key).is_none_or(|limit| limit.crowd.is_empty());
         limits.iter().copied().all(is_empty)
-            && self.book.endpoint(goal).is_none_or(|state| {
-                state.crowd.is_empty() || state.throttle.per_minute(now_ns).is_none()
+            && self.book.lane(goal).is_none_or(|lane| {
+                lane.crowd.is_empty() || lane.throttle.per_minute(now_ns).is_none()
             })
     }
 
-    fn has_room(&mut self, goal: Goal, limits: &[LimitKey], tokens: u64, now_ns: u64) -> bool {
-        let endpoint = self.book.endpoint(goal);
-        endpoint.is_none_or(|state| state.throttle.due_ns(now_ns).is_none())
-            && limits.iter().all(|key| self.book.lacks(*key, tokens, now_ns).is_none())
+    fn has_room(&mut self, ask: &Ask<'_>, goal: Goal, limits: &[LimitKey], now_ns: u64) -> bool {
+        let lane = self.book.lane(goal);
+        lane.is_none_or(|lane| lane.throttle.due_ns(ask.uid, now_ns).is_none())
+            && limits.iter().all(|key| self.book.lacks(*key, ask.tokens, now_ns).is_none())
     }
 
     /// Why a request may not even wait.
@@ -286,9 +286,8 @@ impl<W> Admission<W> {
         limits: &[LimitKey],
         now_ns: u64,
     ) -> Option<Refusal> {
-        let endpoint = self.book.endpoint(goal);
-        let mut due_ns = endpoint.map_or(now_ns, |state| {
-            state.throttle.due_behind_ns(state.crowd.ahead_of(ask.uid), now_ns)
+        let mut due_ns = self.book.lane(goal).map_or(now_ns, |lane| {
+            lane.throttle.due_behind_ns(ask.uid, lane.crowd.ahead_of(ask.uid), now_ns)
         });
         let (mut latest, mut place_ns, mut crowded) = (None, now_ns, None);
         for key in limits {
@@ -318,11 +317,27 @@ impl<W> Admission<W> {
 
 impl Claims {
     /// Whether this waiter may go; if not, what it lacks is kept for it.
-    fn lets_pass<W>(&mut self, book: &mut Rulebook, waiter: &Waiter<W>, now_ns: u64) -> bool {
+    fn lets_pass<W>(
+        &mut self,
+        book: &mut Rulebook,
+        uid: u32,
+        waiter: &Waiter<W>,
+        now_ns: u64,
+    ) -> bool {
         let Waiter { goal, limits, tokens, .. } = waiter;
-        let is_claimed = limits.iter().any(|key| self.limits.contains(key))
-            || goal.endpoint.is_some_and(|endpoint| self.endpoints.contains(&endpoint));
+        let is_claimed =
+            limits.iter().any(|key| self.limits.contains(key)) || self.lanes.contains(&goal.kind());
         if is_claimed {
+            return false;
+        }
+        // Who may not go there yet keeps no limit from those who go elsewhere.
+        if let Some(lane) = book.lane(*goal)
+            && let Some(at_ns) = lane.throttle.due_ns(uid, now_ns)
+        {
+            if !lane.throttle.holds_alone(uid, now_ns) {
+                self.lanes.push(goal.kind());
+            }
+            self.is_due(at_ns);
             return false;
         }
         let (mut passes, mut due_ns) = (true, Some(now_ns));
@@ -336,17 +351,14 @@ impl Claims {
                 Lack::Place => None,
             };
         }
-        if let (Some(endpoint), Some(state)) = (goal.endpoint, book.endpoint(*goal))
-            && let Some(at_ns) = state.throttle.due_ns(now_ns)
-        {
-            passes = false;
-            self.endpoints.push(endpoint);
-            due_ns = due_ns.map(|due_ns| due_ns.max(at_ns));
-        }
-        if !passes {
-            self.due_ns = self.due_ns.into_iter().chain(due_ns).min();
+        if let Some(due_ns) = due_ns.filter(|_| !passes) {
+            self.is_due(due_ns);
         }
         passes
+    }
+
+    fn is_due(&mut self, at_ns: u64) {
+        self.due_ns = Some(self.due_ns.map_or(at_ns, |due_ns| due_ns.min(at_ns)));
     }
 }
 

@@ -25,8 +25,16 @@ struct Rule {
 }
 
 #[derive(Debug)]
-pub(crate) struct EndpointState {
-    pub name: String,
+struct EndpointState {
+    name: String,
+    /// By route: a provider counts the requests of each model by itself, and what one route has
+    /// used up says nothing of another. Bound: what the operator has written.
+    lanes: Vec<(u32, Lane)>,
+}
+
+/// What is known of an endpoint by the requests of one route.
+#[derive(Debug)]
+pub(crate) struct Lane {
     pub throttle: Throttle,
     /// Those who wait and go there.
     pub crowd: Crowd,
@@ -53,6 +61,7 @@ pub(crate) struct LimitKey {
 pub struct Hold {
     parts: Vec<(LimitKey, Held)>,
     goal: Goal,
+    uid: u32,
     since_ns: u64,
 }
 
@@ -93,13 +102,20 @@ impl Rulebook {
 
     /// The numbers of an endpoint and a route.
     pub fn goal(&mut self, endpoint: Option<&str>, route: &str, now_ns: u64) -> Goal {
-        let endpoint = endpoint.map(|name| self.number_of(name, now_ns));
+        let endpoint = endpoint.map(|name| self.number_of(name));
         let known = self.routes.iter().position(|known| known == route);
         let route = known.unwrap_or_else(|| {
             self.routes.push(route.to_owned());
             self.routes.len() - 1
         });
-        Goal { endpoint, route: route as u32 }
+        let goal = Goal { endpoint, route: route as u32 };
+        if self.lane(goal).is_none()
+            && let Some(state) = goal.endpoint.and_then(|at| self.endpoints.get_mut(at as usize))
+        {
+            let lane = Lane { throttle: Throttle::new(now_ns), crowd: Crowd::default() };
+            state.lanes.push((goal.route, lane));
+        }
+        goal
     }
 
     /// The limits that requests of this uid to this goal fall under.
@@ -132,8 +148,10 @@ impl Rulebook {
     }
 
     /// What is known of the endpoint of a goal.
-    pub fn endpoint(&mut self, goal: Goal) -> Option<&mut EndpointState> {
-        self.endpoints.get_mut(goal.endpoint? as usize)
+    pub fn lane(&mut self, goal: Goal) -> Option<&mut Lane> {
+        let state = self.endpoints.get_mut(goal.endpoint? as usize)?;
+        let mut lanes = state.lanes.iter_mut();
+        lanes.find_map(|(route, lane)| (*route == goal.route).then_some(lane))
     }
 
     /// One more waits for all of these limits, and for the endpoint.
@@ -143,8 +161,8 @@ impl Rulebook {
                 limit.enter(uid, tokens);
             }
         }
-        if let Some(state) = self.endpoint(goal) {
-            state.crowd.enter(uid, 0);
+        if let Some(lane) = self.lane(goal) {
+            lane.crowd.enter(uid, 0);
         }
     }
 
@@ -155,15 +173,22 @@ impl Rulebook {
                 limit.leave(uid, tokens);
             }
         }
-        if let Some(state) = self.endpoint(goal) {
-            state.crowd.leave(uid, 0);
+        if let Some(lane) = self.lane(goal) {
+            lane.crowd.leave(uid, 0);
         }
     }
 
     /// Takes from all of them; none of them lacks anything.
-    pub fn take(&mut self, set: &[LimitKey], goal: Goal, tokens: u64, now_ns: u64) -> Hold {
-        if let Some(state) = self.endpoint(goal) {
-            state.throttle.sent(now_ns);
+    pub fn take(
+        &mut self,
+        set: &[LimitKey],
+        goal: Goal,
+        uid: u32,
+        tokens: u64,
+        now_ns: u64,
+    ) -> Hold {
+        if let Some(lane) = self.lane(goal) {
+            lane.throttle.sent(now_ns);
         }
         let mut parts = Vec::with_capacity(set.len());
         for key in set {
@@ -171,7 +196,7 @@ impl Rulebook {
                 parts.push((*key, limit.take(tokens, now_ns)));
             }
         }
-        Hold { parts, goal, since_ns: now_ns }
+        Hold { parts, goal, uid, since_ns: now_ns }
     }
 
     /// Ends what a take began. A limit that went with a reload is no more.
@@ -187,13 +212,15 @@ impl Rulebook {
 
     /// The endpoint of this hold refused, with this `Retry-After`.
     pub fn refused_upstream(&mut self, hold: &Hold, retry_after_ns: Option<u64>, now_ns: u64) {
-        let Rulebook { rules, endpoints, .. } = self;
-        let state = hold.goal.endpoint.and_then(|at| endpoints.get_mut(at as usize));
-        let Some(EndpointState { name, throttle, .. }) = state else { return };
+        let state = hold.goal.endpoint.and_then(|at| self.endpoints.get(at as usize));
+        let Some(name) = state.map(|state| state.name.as_str()) else { return };
         let ignores =
             |rule: &Rule| rule.rule.ignores_refusals && rule.rule.endpoint.as_deref() == Some(name);
-        if !rules.iter().any(ignores) {
-            throttle.refused(retry_after_ns, hold.since_ns, now_ns);
+        if self.rules.iter().any(ignores) {
+            return;
+        }
+        if let Some(lane) = self.lane(hold.goal) {
+            lane.throttle.refused(hold.uid, retry_after_ns, hold.since_ns, now_ns);
         }
     }
 
@@ -209,10 +236,14 @@ impl Rulebook {
     /// What all limits show, and every endpoint that is held to a rate because it refused.
     pub fn gauges(&mut self, now_ns: u64) -> Vec<LimitGauge> {
         let mut gauges: Vec<_> = self.rules.iter_mut().map(|rule| rule.gauge(now_ns)).collect();
-        for EndpointState { name, throttle, crowd } in &mut self.endpoints {
-            let Some(per_minute) = throttle.per_minute(now_ns) else { continue };
-            let name = format!("endpoint {name:?} refused: {per_minute}/min");
-            gauges.push(LimitGauge { name, waiting: crowd.len(), ..LimitGauge::default() });
+        for EndpointState { name, lanes } in &mut self.endpoints {
+            for (route, Lane { throttle, crowd }) in lanes {
+                let Some(per_minute) = throttle.per_minute(now_ns) else { continue };
+                let route = self.routes.get(*route as usize).map_or("", String::as_str);
+                let name =
+                    format!("route {route:?} at endpoint {name:?} refused: {per_minute}/min");
+                gauges.push(LimitGauge { name, waiting: crowd.len(), ..LimitGauge::default() });
+            }
         }
         gauges
     }
@@ -222,11 +253,10 @@ impl Rulebook {
         self.rules.iter_mut().flat_map(|rule| rule.limits.values_mut())
     }
 
-    fn number_of(&mut self, name: &str, now_ns: u64) -> u32 {
+    fn number_of(&mut self, name: &str) -> u32 {
         let known = self.endpoints.iter().position(|state| state.name == name);
         let at = known.unwrap_or_else(|| {
-            let (throttle, crowd) = (Throttle::new(now_ns), Crowd::default());
-            self.endpoints.push(EndpointState { name: name.to_owned(), throttle, crowd });
+            self.endpoints.push(EndpointState { name: name.to_owned(), lanes: Vec::new() });
             self.endpoints.len() - 1
         });
         at as u32

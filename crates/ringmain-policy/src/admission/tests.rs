@@ -435,13 +435,15 @@ fn an_endpoint_that_refused_is_spared_and_others_are_not() {
     admission.settle(hold, Outcome::Failed, 1);
     assert!(matches!(admission.ask(&ask(1, "a", 0), 1), Entry::MustWait));
     assert!(matches!(admission.ask(&ask(1, "b", 0), 1), Entry::Admitted(_)));
+    let other_route = Ask { route: "n", ..ask(1, "a", 0) };
+    assert!(matches!(admission.ask(&other_route, 1), Entry::Admitted(_)));
     let late = Ask { deadline_ns: NS_PER_S, ..ask(1, "a", 0) };
     let Entry::Refused(refusal) = admission.ask(&late, 1) else { panic!("let in") };
     assert_eq!(refusal.limit, r#"endpoint "a""#);
     admission.wait(&ask(1, "a", 0), "first", 1).unwrap();
     let due_ns = admission.serve(1).due_ns.unwrap();
     assert!(due_ns > 2 * NS_PER_S, "{due_ns}");
-    assert_eq!(admission.gauges(1)[0].name, r#"endpoint "a" refused: 0/min"#);
+    assert_eq!(admission.gauges(1)[0].name, r#"route "m" at endpoint "a" refused: 0/min"#);
     assert_eq!(admission.serve(due_ns).granted.len(), 1);
 }
 
@@ -461,4 +463,21 @@ fn a_wild_estimate_does_not_shut_others_out() {
     assert_eq!(woken, ["wild"]);
     let woken: Vec<_> = admission.serve(40 * NS_PER_S).granted.iter().map(|g| g.0).collect();
     assert_eq!(woken, ["small"]);
+}
+
+/// A long wait that one uid was told of holds others for seconds alone, also behind it.
+#[test]
+fn what_one_uid_was_told_holds_the_others_for_seconds() {
+    let mut admission: Admission<&str> = Admission::new(Vec::new(), BOUNDS);
+    let Entry::Admitted(hold) = admission.ask(&ask(1, "a", 0), 0) else { panic!("no limit") };
+    admission.refused_upstream(&hold, Some(60 * NS_PER_S), 0);
+    admission.settle(hold, Outcome::Failed, 0);
+    assert!(matches!(admission.ask(&ask(1, "a", 0), 0), Entry::MustWait));
+    admission.wait(&ask(1, "a", 0), "told", 0).unwrap();
+    admission.wait(&ask(2, "a", 0), "other", 0).unwrap();
+    let due_ns = admission.serve(0).due_ns.unwrap();
+    assert!((5 * NS_PER_S..7 * NS_PER_S).contains(&due_ns), "{due_ns}");
+    let woken: Vec<_> = admission.serve(due_ns).granted.iter().map(|g| g.0).collect();
+    assert_eq!(woken, ["other"]);
+    assert_eq!(admission.serve(60 * NS_PER_S).granted.len(), 1);
 }

@@ -2,10 +2,12 @@
 //! what waits in a session by earliest deadline.
 //!
 //! What waits is of some kind, and only the first of each kind of a session is looked at: the
-//! rest behind it would be served no sooner. The queue knows nothing of what is waited for; the
+//! rest behind it would be served no sooner. One no holds for the whole kind of its uid as long as
+//! it is served: what the first lacks is kept for it, so nobody else gets it. A uid whose every
+//! kind met a no costs nothing more, however many sessions wait. The queue knows nothing of what is waited for; the
 //! one who serves judges each candidate.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use thiserror::Error;
 
@@ -81,6 +83,10 @@ pub struct FairQueue<T> {
 struct OfUid<T> {
     sessions: HashMap<u64, OfSession<T>>,
     turn: VecDeque<u64>,
+    /// How many wait of each kind.
+    kinds: HashMap<u64, usize>,
+    /// Kinds that met a no since serving began.
+    refused: HashSet<u64>,
     len: usize,
 }
 
@@ -147,6 +153,7 @@ impl<T> FairQueue<T> {
     /// round has no yes. Whoever is served goes to the end of its line; a no costs nobody its turn.
     pub fn serve(&mut self, mut judge: impl FnMut(u32, &T) -> bool) -> Vec<T> {
         let mut served = Vec::new();
+        self.uids.values_mut().for_each(|of_uid| of_uid.refused.clear());
         // Bound: every round but the last serves at least one of those who wait.
         loop {
             let before = served.len();
@@ -192,7 +199,13 @@ impl<T> FairQueue<T> {
 
 impl<T> Default for OfUid<T> {
     fn default() -> Self {
-        OfUid { sessions: HashMap::new(), turn: VecDeque::new(), len: 0 }
+        OfUid {
+            sessions: HashMap::new(),
+            turn: VecDeque::new(),
+            kinds: HashMap::new(),
+            refused: HashSet::new(),
+            len: 0,
+        }
     }
 }
 
@@ -203,6 +216,7 @@ impl<T> OfUid<T> {
         }
         let of_session = self.sessions.entry(place.session).or_default();
         of_session.insert((place.kind, place.deadline_ns, number), item);
+        *self.kinds.entry(place.kind).or_default() += 1;
         self.len += 1;
     }
 
@@ -210,6 +224,13 @@ impl<T> OfUid<T> {
         let of_session = self.sessions.get_mut(&session)?;
         let item = of_session.remove(&key)?;
         self.len -= 1;
+        if let Some(count) = self.kinds.get_mut(&key.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.kinds.remove(&key.0);
+                self.refused.remove(&key.0);
+            }
+        }
         if of_session.is_empty() {
             self.sessions.remove(&session);
             self.turn.retain(|other| *other != session);
@@ -217,13 +238,27 @@ impl<T> OfUid<T> {
         Some(item)
     }
 
+    /// Session and key of the first yes among the sessions in turn.
+    fn choose(&mut self, judge: &mut impl FnMut(&T) -> bool) -> Option<(u64, (u64, u64, u64))> {
+        let OfUid { sessions, turn, kinds, refused, .. } = self;
+        for session in turn.iter() {
+            // What is refused waits: one of these is one of those.
+            if refused.len() == kinds.len() {
+                return None;
+            }
+            for (key, item) in heads(sessions.get(session)?, refused) {
+                if judge(item) {
+                    return Some((*session, key));
+                }
+                refused.insert(key.0);
+            }
+        }
+        None
+    }
+
     /// The first yes among the sessions in turn.
     fn serve(&mut self, mut judge: impl FnMut(&T) -> bool) -> Option<T> {
-        let chosen = self.turn.iter().find_map(|session| {
-            let heads = heads(self.sessions.get(session)?);
-            heads.into_iter().find(|(_, item)| judge(item)).map(|(key, _)| (*session, key))
-        });
-        let (session, key) = chosen?;
+        let (session, key) = self.choose(&mut judge)?;
         let item = self.remove(session, key)?;
         if self.sessions.contains_key(&session) {
             self.turn.retain(|other| *other != session);
@@ -233,14 +268,19 @@ impl<T> OfUid<T> {
     }
 }
 
-/// The first of each kind, earliest deadline first.
-fn heads<T>(of_session: &OfSession<T>) -> Vec<((u64, u64, u64), &T)> {
+/// The first of each kind that met no no, earliest deadline first.
+fn heads<'a, T>(
+    of_session: &'a OfSession<T>,
+    refused: &HashSet<u64>,
+) -> Vec<((u64, u64, u64), &'a T)> {
     let mut heads = Vec::with_capacity(1);
     let mut from = Some(0);
     // Bound: each round goes on behind the kind that it found.
     while let Some(kind) = from {
         let Some((key, item)) = of_session.range((kind, 0, 0)..).next() else { break };
-        heads.push((*key, item));
+        if !refused.contains(&key.0) {
+            heads.push((*key, item));
+        }
         from = key.0.checked_add(1);
     }
     heads.sort_unstable_by_key(|((_, deadline_ns, number), _)| (*deadline_ns, *number));

@@ -75,6 +75,7 @@ proptest! {
             for (uid, of_uid) in &queue.uids {
                 let waits = model.iter().filter(|(t, _)| t.uid() == *uid).count();
                 prop_assert_eq!((of_uid.len, of_uid.turn.len()), (waits, of_uid.sessions.len()));
+                prop_assert_eq!(of_uid.kinds.values().sum::<usize>(), waits);
             }
         }
         prop_assert_eq!(queue.serve(|_, _| true).len(), model.len());
@@ -134,7 +135,33 @@ fn one_kind_does_not_stand_in_the_way_of_another() {
         *kind != 1
     });
     assert_eq!(served, [u64::MAX, 0]);
-    assert_eq!(asked, [1, u64::MAX, 1, 0, 1], "the first of each kind, no further");
+    assert_eq!(asked, [1, u64::MAX, 0], "the first of each kind, no further and no second time");
+}
+
+/// However many wait, a no is asked for once per uid and kind, and again when it is served anew.
+#[test]
+fn a_crowd_without_room_is_asked_once() {
+    let mut queue = FairQueue::new(QueueBounds { total: 20_000, per_uid: 2000 });
+    for uid in 0..16 {
+        for session in 0..1000 {
+            let kind = u64::from(session == 999);
+            queue.push(Place { uid, session, kind, deadline_ns: 0 }, kind).unwrap();
+        }
+    }
+    for _ in 0..2 {
+        let mut asked = 0;
+        let none = queue.serve(|_, _| {
+            asked += 1;
+            false
+        });
+        assert_eq!((none.len(), asked), (0, 32));
+    }
+    let mut asked = 0;
+    let served = queue.serve(|_, kind| {
+        asked += 1;
+        *kind == 1
+    });
+    assert_eq!((served.len(), asked), (16, 32));
 }
 
 #[test]

@@ -122,6 +122,7 @@ impl Lease {
         }
         if self.slot.line.protocol() == Protocol::Http2 {
             self.slot.line.sign();
+            self.pool.thrives(self.id);
             return;
         }
         let text = |name| head.headers().get(name).and_then(|value| value.to_str().ok());

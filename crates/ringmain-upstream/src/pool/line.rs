@@ -239,7 +239,7 @@ impl Stream {
             && state.since.elapsed() > QUEUED
             && let Some(pool) = state.line.pool.upgrade()
         {
-            pool.bound_streams(others + 1);
+            pool.crowded(state.line.id, others + 1);
         }
     }
 

@@ -22,6 +22,7 @@ mod resets;
 mod room;
 mod roster;
 mod state;
+mod streams;
 mod tls;
 
 use std::path::PathBuf;
@@ -47,9 +48,6 @@ use lease::Slot;
 use line::{Line, Protocol};
 use roster::{Bounds, Gone, Pick, Roster, SlotId};
 use state::{State, WAITING_MAX};
-
-/// A number of streams that a server was seen to take at most is doubled after this time.
-const STREAMS_TRUST: Duration = Duration::from_secs(600);
 
 /// The connections of one endpoint. Clones share them.
 #[derive(Clone)]
@@ -84,6 +82,8 @@ struct Shared {
     told_idle: AtomicU64,
     wake: Arc<Notify>,
     is_kept: AtomicBool,
+    /// Whether a connection may have fewer streams than configured.
+    is_bounded: AtomicBool,
 }
 
 /// A place that was found: the slot and how long it was unused, unless its connection is to be
@@ -117,6 +117,7 @@ impl Pool {
             told_idle: AtomicU64::new(0),
             wake: Arc::default(),
             is_kept: AtomicBool::new(false),
+            is_bounded: AtomicBool::new(false),
         })))
     }
 
@@ -239,15 +240,9 @@ impl Shared {
             (false, _) => 0,
         };
         let now = Instant::now();
-        self.change(now, |state, _| {
-            // What the server was seen to take is doubted after a while.
-            let is_old = |at: Instant| now.saturating_duration_since(at) > STREAMS_TRUST;
-            if state.bounded_at.is_some_and(is_old) {
-                state.streams = state.streams.saturating_mul(2).min(self.streams_max);
-                state.bounded_at = Some(now);
-            }
-            let places = if protocol == Protocol::Http2 { state.streams } else { 1 };
-            state.roster.opened(id, places);
+        self.change(now, |state, _| match protocol {
+            Protocol::Http2 => state.roster.opened(id, state.streams.limit(), self.streams_max),
+            _ => state.roster.opened(id, 1, 1),
         });
     }
 
@@ -306,24 +301,32 @@ impl Shared {
         self.state.lock().idle.closed(idle, Instant::now());
     }
 
-    /// A connection of this server has room for so many streams.
-    fn bound_streams(&self, streams: u32) {
-        let mut state = self.state.lock();
-        state.bounded_at = Some(Instant::now());
-        if streams < state.streams {
-            state.streams = streams.max(1);
-            let streams = state.streams;
-            state.roster.bound_places(streams);
-        }
+    /// The server does not take one more than so many streams on a connection.
+    fn crowded(&self, id: SlotId, streams: u32) {
+        self.is_bounded.store(true, Relaxed);
+        self.state.lock().crowded(id, streams.max(1), Instant::now());
     }
 
     /// The server refused a stream on this slot; whether there were others.
     fn refused(&self, id: SlotId) -> bool {
         let others = self.streams_on(id).saturating_sub(1);
         if others > 0 {
-            self.bound_streams(others);
+            self.crowded(id, others);
         }
         others > 0
+    }
+
+    /// A request over HTTP/2 was answered: where the server once refused, it may take more again.
+    fn thrives(self: &Arc<Shared>, id: SlotId) {
+        if !self.is_bounded.load(Relaxed) {
+            return;
+        }
+        let now = Instant::now();
+        self.change(now, |state, _| {
+            if state.thrives(id, now) {
+                self.is_bounded.store(false, Relaxed);
+            }
+        });
     }
 
     fn streams_on(&self, id: SlotId) -> u32 {

@@ -73,6 +73,7 @@ struct Entry<T> {
     value: Option<T>,
     streams: u32,
     places: u32,
+    most: u32,
     retire_at: Instant,
     idle_since: Instant,
 }
@@ -183,15 +184,15 @@ impl<T: Clone> Roster<T> {
         }
     }
 
-    /// The connection of a slot stands and has so many places.
-    pub fn opened(&mut self, id: SlotId, places: u32) {
+    /// The connection of a slot stands and has so many places, and some time perhaps `most`.
+    pub fn opened(&mut self, id: SlotId, places: u32, most: u32) {
         self.expected = Some(places);
         self.is_doubted = false;
         let Some(entry) = self.entry(id) else { return };
         if entry.phase != Phase::Connecting {
             return;
         }
-        (entry.phase, entry.places) = (Phase::Open, places.max(1));
+        (entry.phase, entry.places, entry.most) = (Phase::Open, places.max(1), most);
         self.connecting -= 1;
         self.standing += 1;
         self.show_room(id.index);
@@ -260,6 +261,36 @@ impl<T: Clone> Roster<T> {
             self.entries[index].places = self.entries[index].places.min(places);
             self.show_room(index);
         }
+    }
+
+    /// One connection has no more places than this; false if it had no more before.
+    pub fn bound_places_of(&mut self, id: SlotId, places: u32) -> bool {
+        let Some(entry) = self.entry(id).filter(|entry| entry.places > places) else {
+            return false;
+        };
+        entry.places = places.max(1);
+        self.show_room(id.index);
+        true
+    }
+
+    /// Whether a connection has as many requests as it may have.
+    pub fn is_full(&mut self, id: SlotId) -> bool {
+        self.entry(id).is_some_and(|entry| entry.streams >= entry.places)
+    }
+
+    /// Connections have twice as many places as before, and no more than this. True when none has
+    /// fewer than it may have at most.
+    pub fn raise_places(&mut self, places: u32) -> bool {
+        self.expected = self.expected.map(|_| places);
+        let mut are_most = true;
+        for index in 0..self.entries.len() {
+            let entry = &mut self.entries[index];
+            let raised = entry.places.saturating_mul(2).min(places).min(entry.most);
+            entry.places = entry.places.max(raised);
+            are_most &= entry.places >= entry.most;
+            self.show_room(index);
+        }
+        are_most
     }
 
     /// Lets go what is too old, unused for too long, or more than the demand of late.
@@ -362,6 +393,7 @@ impl<T> Entry<T> {
             value: None,
             streams: 0,
             places: 1,
+            most: 1,
             retire_at: now,
             idle_since: now,
         }

@@ -1,5 +1,6 @@
 //! What a pool has decided so far: its connections, and those who wait for one.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -7,9 +8,9 @@ use tokio::sync::oneshot;
 use super::idle::IdleLimit;
 use super::lease::Slot;
 use super::queue::Queue;
-use super::roster::{Gone, Pick, Roster};
+use super::roster::{Gone, Pick, Roster, SlotId};
+use super::streams::StreamLimit;
 use super::{Lease, NoPlace, Place, demand};
-use std::sync::Arc;
 
 /// Most requests of one uid that wait for a place: as many as it may have in flight.
 const WAITING_OF_UID_MAX: usize = 16_384;
@@ -24,9 +25,7 @@ pub(super) struct State {
     pub roster: Roster<Arc<Slot>>,
     pub waiting: Queue<Turn>,
     pub idle: IdleLimit,
-    /// Most streams of one connection, as far as is known, and when the server last showed it.
-    pub streams: u32,
-    pub bounded_at: Option<Instant>,
+    pub streams: StreamLimit,
     /// When the keeper looks next.
     pub looks_at: Option<Instant>,
 }
@@ -37,8 +36,7 @@ impl State {
             roster,
             waiting: Queue::new(WAITING_MAX, WAITING_OF_UID_MAX),
             idle,
-            streams,
-            bounded_at: None,
+            streams: StreamLimit::new(streams),
             looks_at: None,
         }
     }
@@ -89,6 +87,24 @@ impl State {
         let making = self.roster.size() - standing;
         let share = if standing > 0 { 0 } else { self.waiting.len().div_ceil(making.max(1)) };
         (0..share).map_while(|_| self.waiting.pop()).map(|(_, turn)| turn).collect()
+    }
+
+    /// A server would not take one more than `streams` on a connection. That one is given no more;
+    /// the others are if it is believed.
+    pub fn crowded(&mut self, id: SlotId, streams: u32, now: Instant) {
+        if self.roster.bound_places_of(id, streams) {
+            self.streams.held_back(now);
+        }
+        if self.streams.refused(streams, now) {
+            self.roster.bound_places(self.streams.limit());
+        }
+    }
+
+    /// A request on a connection was answered. True when no connection has fewer places than it
+    /// may have at most.
+    pub fn thrives(&mut self, id: SlotId, now: Instant) -> bool {
+        let grows = self.roster.is_full(id) && self.streams.works_full(now);
+        grows && self.roster.raise_places(self.streams.limit()) && self.streams.is_most()
     }
 
     /// Whether something may be due before the keeper looks again.

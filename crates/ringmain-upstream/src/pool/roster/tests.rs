@@ -24,7 +24,7 @@ impl Bench {
     fn connect(&mut self, places: u32) -> SlotId {
         let Pick::Vacant(id) = self.pick(0) else { panic!("no vacant slot") };
         self.roster.fill(id, id.serial);
-        self.roster.opened(id, places);
+        self.roster.opened(id, places, places);
         id
     }
 
@@ -66,7 +66,7 @@ fn the_first_connection_shows_how_many_are_needed() {
     let Pick::Vacant(scout) = bench.pick(0) else { panic!() };
     assert!((0..50).all(|waiting| matches!(bench.pick(waiting), Pick::Wait)));
     bench.roster.fill(scout, 1);
-    bench.roster.opened(scout, 100);
+    bench.roster.opened(scout, 100, 100);
     let places: Vec<_> = (0..99).map(|_| bench.place()).collect();
     assert!(places.iter().all(|id| *id == scout));
     // From now on each connection that is being made counts for a hundred.
@@ -123,6 +123,10 @@ fn a_lower_bound_of_places_closes_room() {
     assert!(matches!(bench.pick(0), Pick::Vacant(_)));
     bench.release(id);
     assert_eq!(bench.place(), id);
+    assert!(bench.roster.is_full(id) && !bench.roster.raise_places(5));
+    assert_eq!((bench.place(), bench.place()), (id, id));
+    assert!(bench.roster.is_full(id));
+    assert!(bench.roster.bound_places_of(id, 1) && !bench.roster.bound_places_of(id, 3));
 }
 
 proptest! {
@@ -147,7 +151,7 @@ proptest! {
                 },
                 2 if !making.is_empty() => {
                     let id = making.swap_remove(at.index(making.len()));
-                    bench.roster.opened(id, 2);
+                    bench.roster.opened(id, 2, 2);
                 }
                 3 if !held.is_empty() => {
                     let id = held.swap_remove(at.index(held.len()));

@@ -9,6 +9,7 @@ use ringmain_policy::{
     RefusalCause, Ticket,
 };
 use ringmain_shm::monotonic_ns;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,6 +28,8 @@ struct State {
     /// When the timer has to serve the queue next.
     due_ns: Option<u64>,
     is_ticking: bool,
+    /// Where those who wait run. A grant may be dropped outside of any runtime.
+    runtime: Option<Handle>,
 }
 
 /// What an attempt holds. Dropped, it is settled as what became of it.
@@ -47,7 +50,7 @@ struct Waiting<'a> {
 impl Gate {
     pub fn new(rules: Vec<LimitRule>, bounds: QueueBounds) -> Gate {
         let admission = Admission::new(rules, bounds);
-        let state = Mutex::new(State { admission, due_ns: None, is_ticking: false });
+        let state = Mutex::new(State { admission, due_ns: None, is_ticking: false, runtime: None });
         Gate(Arc::new(Shared { state, sooner: Notify::new() }))
     }
 
@@ -102,6 +105,7 @@ impl Gate {
             Entry::Admitted(hold) => Ok(Asked::Granted(self.grant(hold))),
             Entry::Refused(refusal) => Err(refusal),
             Entry::MustWait => {
+                state.runtime = Handle::try_current().ok().or(state.runtime.take());
                 let (wake, granted) = oneshot::channel();
                 let ticket = state.admission.wait(ask, wake, now_ns).map_err(|full| Refusal {
                     cause: RefusalCause::Full,
@@ -156,9 +160,9 @@ impl Gate {
             (set, due) => set.is_none() && due.is_some(),
         };
         state.due_ns = due_ns;
-        if due_ns.is_some() && !state.is_ticking {
+        if let (Some(_), false, Some(runtime)) = (due_ns, state.is_ticking, &state.runtime) {
+            runtime.spawn(self.clone().tick());
             state.is_ticking = true;
-            tokio::spawn(self.clone().tick());
         } else if is_sooner {
             self.0.sooner.notify_one();
         }

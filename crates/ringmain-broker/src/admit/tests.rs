@@ -157,6 +157,27 @@ async fn whoever_gives_up_waiting_leaves_the_queue() {
     assert!(gate.is_at_rest());
 }
 
+/// The last owner of a grant may be on a thread of its own.
+#[tokio::test]
+async fn a_grant_may_end_outside_of_the_runtime() {
+    let requests = Some(Rate { per_minute: 1200, burst: 1 });
+    let gate = gate(LimitRule { requests, ..in_flight(1) });
+    let mut holder = permit(&gate).await;
+    holder.attempt(Some("a")).await.unwrap();
+    holder.sent();
+    let grant = holder.grant.take();
+    let mut next = permit(&gate).await;
+    let waits = async {
+        let mut attempt = std::pin::pin!(next.attempt(Some("a")));
+        assert!(timeout(Duration::from_millis(5), &mut attempt).await.is_err());
+        std::thread::spawn(move || drop(grant)).join().unwrap();
+        attempt.await
+    };
+    timeout(SOON, waits).await.expect("it is served by the timer").unwrap();
+    drop(next);
+    assert!(gate.is_at_rest());
+}
+
 /// Hundreds of exchanges that are cut at any point, on several threads, leave nothing behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_leaks_from_a_storm_of_cancels() {

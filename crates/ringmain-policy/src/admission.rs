@@ -134,7 +134,7 @@ impl<W> Admission<W> {
     /// These limits, all of them full, and an empty queue.
     pub fn new(rules: Vec<LimitRule>, bounds: QueueBounds) -> Admission<W> {
         let mut book = Rulebook::default();
-        book.reload(rules);
+        book.reload(rules, 0);
         Admission { book, queue: FairQueue::new(bounds) }
     }
 
@@ -145,7 +145,7 @@ impl<W> Admission<W> {
         for (uid, waiter) in queue.iter_mut() {
             leave_crowds(book, uid, waiter);
         }
-        book.reload(rules);
+        book.reload(rules, now_ns);
         for (uid, waiter) in queue.iter_mut() {
             waiter.limits = book.limits_of(waiter.goal, uid, now_ns);
             enter_crowds(book, uid, waiter);

@@ -123,6 +123,17 @@ impl Bucket {
         self.rate.per_minute = per_minute;
     }
 
+    /// Goes on at another rate with another burst; what is there beyond that is spilled.
+    pub fn set_rate(&mut self, rate: Rate, now_ns: u64) {
+        self.fill(now_ns);
+        self.rate = rate;
+        let cap = rate.cap();
+        self.level = self.level.min(cap);
+        for peak in &mut self.peaks {
+            peak.level = peak.level.min(cap);
+        }
+    }
+
     /// Whether a take of this much would succeed.
     pub fn has(&mut self, amount: u64, now_ns: u64) -> bool {
         self.fill(now_ns);

@@ -25,6 +25,13 @@ pub struct LimitRule {
     pub ignores_refusals: bool,
 }
 
+impl LimitRule {
+    /// Whether both are about the same requests, whatever they let through.
+    pub fn is_about_as(&self, other: &LimitRule) -> bool {
+        (&self.endpoint, &self.route, self.uid) == (&other.endpoint, &other.route, other.uid)
+    }
+}
+
 /// Whose requests a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitUid {
@@ -105,6 +112,14 @@ impl Limit {
             reserve_max: reserve_max(rule),
             crowd: Crowd::default(),
         }
+    }
+
+    /// Goes on with other numbers. What is new starts full.
+    pub fn change(&mut self, rule: &LimitRule, now_ns: u64) {
+        change(&mut self.requests, rule.requests, now_ns);
+        change(&mut self.tokens, rule.tokens, now_ns);
+        (self.in_flight_max, self.queue) = (rule.in_flight, rule.queue);
+        self.reserve_max = reserve_max(rule);
     }
 
     /// What it lacks for a request of this many tokens; the last to come if several.
@@ -206,6 +221,13 @@ impl Limit {
     /// Requests in flight.
     pub fn in_flight(&self) -> u64 {
         self.in_flight
+    }
+}
+
+fn change(bucket: &mut Option<Bucket>, rate: Option<Rate>, now_ns: u64) {
+    match (bucket.as_mut(), rate) {
+        (Some(bucket), Some(rate)) => bucket.set_rate(rate, now_ns),
+        _ => *bucket = rate.map(|rate| Bucket::new(rate, now_ns)),
     }
 }
 

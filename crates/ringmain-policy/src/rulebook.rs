@@ -87,16 +87,31 @@ pub struct LimitGauge {
 const UIDS_KEPT: usize = 1024;
 
 impl Rulebook {
-    /// Puts these rules in force. One that was in force already keeps its state.
-    pub fn reload(&mut self, rules: Vec<LimitRule>) {
+    /// Puts these rules in force. One that was in force already keeps its state, and so does one
+    /// that is about the same with other numbers: what is in flight counts on, and a limit that
+    /// was used up is not full because its rate was changed.
+    pub fn reload(&mut self, rules: Vec<LimitRule>, now_ns: u64) {
         let mut earlier = std::mem::take(&mut self.rules);
-        for rule in rules {
-            let kept = earlier.iter().position(|known| known.rule == rule);
-            let kept = kept.map(|at| earlier.swap_remove(at));
-            let id = self.next_rule;
-            self.next_rule += u64::from(kept.is_none());
-            let limits = HashMap::new();
-            self.rules.push(kept.unwrap_or(Rule { id, rule, refused: 0, limits }));
+        let mut take = |is_it: &dyn Fn(&LimitRule) -> bool| {
+            let at = earlier.iter().position(|known| is_it(&known.rule))?;
+            // In order: of several about the same, the first goes on as the first.
+            Some(earlier.remove(at))
+        };
+        let same: Vec<_> = rules.iter().map(|rule| take(&|known| known == rule)).collect();
+        for (rule, same) in rules.into_iter().zip(same) {
+            let kept = same.or_else(|| take(&|known| known.is_about_as(&rule)));
+            let rule = match kept {
+                Some(mut kept) => {
+                    kept.change(rule, now_ns);
+                    kept
+                }
+                None => {
+                    let id = self.next_rule;
+                    self.next_rule += 1;
+                    Rule { id, rule, refused: 0, limits: HashMap::new() }
+                }
+            };
+            self.rules.push(rule);
         }
     }
 
@@ -264,6 +279,13 @@ impl Rulebook {
 }
 
 impl Rule {
+    fn change(&mut self, rule: LimitRule, now_ns: u64) {
+        if self.rule != rule {
+            self.limits.values_mut().for_each(|limit| limit.change(&rule, now_ns));
+            self.rule = rule;
+        }
+    }
+
     fn is_about(&self, endpoint: Option<&str>, route: Option<&str>, uid: u32) -> bool {
         let is_same = |wanted: &Option<String>, given: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| Some(wanted) == given)

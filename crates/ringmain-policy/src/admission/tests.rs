@@ -481,3 +481,26 @@ fn what_one_uid_was_told_holds_the_others_for_seconds() {
     assert_eq!(woken, ["other"]);
     assert_eq!(admission.serve(60 * NS_PER_S).granted.len(), 1);
 }
+
+/// New numbers for a limit change neither what is in flight nor what was used up.
+#[test]
+fn a_changed_limit_goes_on_from_where_it_is() {
+    let rule = |in_flight, per_minute| LimitRule {
+        route: Some("m".into()),
+        in_flight: Some(in_flight),
+        requests: Some(Rate { per_minute, burst: 2 }),
+        ..LimitRule::default()
+    };
+    let mut admission: Admission<&str> = Admission::new(vec![rule(2, 60)], BOUNDS);
+    let mut held: Vec<_> = (0..2).map(|_| admission.ask_now(&ask(1, "a", 0), 0).unwrap()).collect();
+    admission.reload(vec![LimitRule::default(), rule(1, 120)], 0);
+    let gauge = admission.gauges(0)[1].clone();
+    assert_eq!((gauge.in_flight, gauge.requests), (2, Some(0)));
+    admission.settle(held.remove(0), Outcome::Failed, NS_PER_S);
+    assert!(admission.ask_now(&ask(1, "a", 0), NS_PER_S).is_err(), "one is one in flight");
+    admission.settle(held.remove(0), Outcome::Failed, NS_PER_S);
+    let again = admission.ask_now(&ask(1, "a", 0), NS_PER_S).unwrap();
+    assert_eq!(admission.gauges(NS_PER_S)[1].requests, Some(1), "two came back in a second");
+    admission.settle(again, Outcome::Unsent, NS_PER_S);
+    assert!(admission.is_at_rest());
+}

@@ -65,7 +65,7 @@ impl World {
         config.tail = format!("{}\n[http]\nlisten = {listen}\n{lines}\n", config.tail);
         let broker = Broker::start(provider.addr(), config);
         broker.await_log("serving HTTP address=unix:");
-        let addr = port_of(&broker.log());
+        let addr = port_of(&broker.log(), "127.0.0.1");
         World { provider, broker, addr, socket, _dir: dir }
     }
 
@@ -92,9 +92,9 @@ impl World {
     }
 }
 
-fn port_of(log: &str) -> SocketAddr {
-    let marker = "serving HTTP address=127.0.0.1:";
-    let at = log.find(marker).expect("the address is told") + marker.len();
+fn port_of(log: &str, host: &str) -> SocketAddr {
+    let marker = format!("serving HTTP address={host}:");
+    let at = log.find(&marker).expect("the address is told") + marker.len();
     let digits: String = log[at..].chars().take_while(char::is_ascii_digit).collect();
     SocketAddr::from(([127, 0, 0, 1], digits.parse().unwrap()))
 }

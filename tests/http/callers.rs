@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::common::{Config, ringmain};
+use crate::common::{self, Config, eventually, ringmain};
 use crate::wire::{Connection, Reply};
 use crate::{World, plain};
 
@@ -71,6 +71,39 @@ fn http_a_reload_takes_clients_over() {
     let bearer = format!("Bearer {key}");
     assert_eq!(ask(&world, &[("authorization", &bearer)]).status, 200);
     assert!(world.broker.is_alive());
+}
+
+/// The sockets stay where they are, so a reload is judged by them and not by what the file says.
+#[test]
+fn http_a_reload_does_not_open_a_port_that_other_hosts_reach() {
+    let provider = ringmain_sim::Provider::start(ringmain_sim::ProviderConfig::default()).unwrap();
+    let (key, client) = new_key();
+    let with = |tail: String| Config { tail, ..Config::default() };
+    let remote = "[http]\nlisten = [\"0.0.0.0:0\"]\nallow_remote = true\n";
+    let mut broker = common::Broker::start(provider.addr(), with(format!("{remote}{client}")));
+    broker.await_log("serving HTTP address=0.0.0.0:");
+    let addr = crate::port_of(&broker.log(), "0.0.0.0");
+    let status = |headers: &[(&str, &str)]| {
+        let body = plain("n=1").to_string();
+        Connection::tcp(addr).post("/v1/chat/completions", headers, body.as_bytes()).status
+    };
+    let bearer = format!("Bearer {key}");
+    let local = "[http]\nlisten = [\"127.0.0.1:0\"]\n".to_owned();
+    for (n, tail) in [local.clone(), String::new()].into_iter().enumerate() {
+        broker.reconfigure(with(tail));
+        broker.signal(nix::sys::signal::Signal::SIGHUP);
+        eventually("the reload is refused", || {
+            broker.log().matches("the old one stays in use").count() == n + 1
+        });
+        assert!(broker.log().contains("open to everybody"), "{}", broker.log());
+        assert_eq!(status(&[]), 401);
+        assert_eq!(status(&[("authorization", &bearer)]), 200);
+    }
+    broker.reconfigure(with(format!("{local}{client}")));
+    broker.signal(nix::sys::signal::Signal::SIGHUP);
+    broker.await_log("configuration read again");
+    assert_eq!(status(&[]), 401);
+    assert!(broker.is_alive());
 }
 
 #[test]

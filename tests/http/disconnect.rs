@@ -15,9 +15,23 @@ const SLACK: Duration = Duration::from_millis(900);
 /// Sends the request, waits until the provider has it, hangs up, and waits until the provider is
 /// left alone.
 fn leave(world: &World, script: &str, bytes: usize) {
+    leave_with(world, script, bytes, ["", ""]);
+}
+
+/// The same, with something behind the request: in one piece with it, and later.
+fn leave_with(world: &World, script: &str, bytes: usize, [behind, later]: [&str; 2]) {
     let mut connection = world.connect();
-    connection.send_post("/v1/chat/completions", &[], chat(script).to_string().as_bytes());
+    let body = chat(script).to_string();
+    let (head, bytes_told) = ("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost", body.len());
+    connection.send(
+        format!(
+            "{head}\r\ncontent-type: application/json\r\ncontent-length: {bytes_told}\r\n\r\n\
+             {body}{behind}"
+        )
+        .as_bytes(),
+    );
     eventually("the provider has the request", || !world.provider.log().is_empty());
+    connection.send(later.as_bytes());
     if bytes > 0 {
         connection.head();
         connection.read_at_least(bytes);
@@ -42,6 +56,17 @@ fn http_disconnect_while_the_head_is_awaited() {
 #[test]
 fn http_disconnect_while_the_first_content_is_awaited() {
     leave(&World::start(), "n=3 ttft_us=20000000", 0);
+}
+
+/// Some callers send an empty line behind a body, or their next request early.
+#[test]
+fn http_disconnect_behind_further_bytes() {
+    let world = World::start();
+    let next = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for further in [["", "\r\n"], ["\r\n", ""], [next, ""], ["", next], [next, next]] {
+        leave_with(&world, "n=3 head_us=20000000", 0, further);
+        leave_with(&world, "n=100000 gap_us=20000000 at=1", 100, further);
+    }
 }
 
 #[test]

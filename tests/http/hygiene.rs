@@ -69,13 +69,43 @@ fn http_heads_and_bodies_have_a_time() {
     stuck.send(format!("{HEAD}content-length: 10\r\n\r\n{{").as_bytes());
     let reply = stuck.reply();
     assert_eq!((reply.status, reply.header("connection")), (408, Some("close")));
-    // Whoever has said nothing yet is left alone for longer.
-    let mut silent = world.connect();
-    assert!(!silent.is_closed_within(Duration::from_millis(600)));
-    assert_eq!(
-        silent.post("/v1/chat/completions", &[], plain("n=1").to_string().as_bytes()).status,
-        200
+    // Whoever says nothing at all has no more time, and neither has the first part of HTTP/2.
+    for silence in [&b""[..], b"P", b"PRI", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut silent = world.connect();
+        silent.send(silence);
+        assert!(silent.is_closed_within(WATCHDOG), "{silence:?}");
+    }
+    // Between two requests it is left alone for longer.
+    let mut served = world.connect();
+    let body = plain("n=1").to_string();
+    assert_eq!(served.post("/v1/chat/completions", &[], body.as_bytes()).status, 200);
+    assert!(!served.is_closed_within(Duration::from_millis(600)));
+    assert_eq!(served.post("/v1/chat/completions", &[], body.as_bytes()).status, 200);
+}
+
+/// What comes before the answer is kept for after it, as far as it is a little.
+#[test]
+fn http_requests_that_come_early_wait() {
+    let world = World::start();
+    let mut connection = world.connect();
+    let body = chat("n=3 ttft_us=300000").to_string();
+    connection.send_post("/v1/chat/completions", &[], body.as_bytes());
+    eventually("the first is sent", || world.provider.log().len() == 1);
+    connection.send(b"GET /v1/mod");
+    connection.send(b"els HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let (first, second) = (connection.reply(), connection.reply());
+    assert!(first.is_whole && first.text().ends_with("[DONE]\n\n"), "{first:?}");
+    assert_eq!((second.status, second.json()["object"].as_str()), (200, Some("list")));
+    let mut flood = world.connect();
+    flood.send_post(
+        "/v1/chat/completions",
+        &[],
+        chat("n=3 ttft_us=20000000").to_string().as_bytes(),
     );
+    eventually("the flood's is sent", || world.provider.log().len() == 2);
+    flood.send(&vec![b'x'; 200_000]);
+    assert!(flood.is_closed_within(WATCHDOG));
+    world.await_rest();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use ringmain_broker::face::Failure;
 use ringmain_wire::{Code, Stage};
 use tokio::time::{Sleep, sleep};
 
-use crate::connection::Gauge;
+use crate::gauge::Gauge;
 use crate::outlet::{Head, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::running::Running;

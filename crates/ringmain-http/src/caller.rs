@@ -1,5 +1,7 @@
 //! Who is calling: over a Unix socket whom the kernel names, over TCP whose key is sent.
 
+use std::net::IpAddr;
+
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use ringmain_broker::{Allow, Identity};
@@ -12,7 +14,7 @@ use crate::refusal::Refusal;
 /// The other end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
-    Tcp,
+    Tcp(IpAddr),
     Unix(Identity),
 }
 
@@ -20,8 +22,15 @@ impl Peer {
     /// What its connections are counted under.
     pub fn uid(&self) -> u32 {
         match self {
-            Peer::Tcp => NOBODY,
+            Peer::Tcp(_) => NOBODY,
             Peer::Unix(identity) => identity.uid,
+        }
+    }
+
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Peer::Tcp(address) => Some(*address),
+            Peer::Unix(_) => None,
         }
     }
 }
@@ -39,10 +48,10 @@ pub(crate) fn identify(
             let text = format!("uid {} may not use this broker", identity.uid);
             Err(Refusal::new(Code::NotAllowed, text))
         }
-        Peer::Tcp if config.clients.is_empty() => {
+        Peer::Tcp(_) if config.clients.is_empty() => {
             Ok(Identity { uid: NOBODY, gid: NOBODY, pid: 0, groups: Vec::new() })
         }
-        Peer::Tcp => by_key(config, headers),
+        Peer::Tcp(_) => by_key(config, headers),
     }
 }
 
@@ -83,7 +92,7 @@ mod tests {
     fn who(config: &HttpConfig, name: &'static str, value: &str) -> Result<u32, u16> {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        let found = identify(config, &Allow::nobody(), &Peer::Tcp, &headers);
+        let found = identify(config, &Allow::nobody(), &Peer::Tcp([127, 0, 0, 1].into()), &headers);
         found.map(|identity| identity.uid).map_err(|refusal| refusal.status)
     }
 

@@ -1,32 +1,30 @@
-//! One connection: its bytes, its phase, and what the server library is told about it.
+//! One connection: its task, and what the server library is told about it.
 
 use std::convert::Infallible;
-use std::io;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::AbortHandle;
 use tower_service::Service as _;
 
 use crate::caller::{self, Peer};
 use crate::exchange;
+use crate::gauge::{Gauge, Turn};
 use crate::guard;
+use crate::line::{Line, Socket};
 use crate::paths;
 use crate::server::Face;
-use crate::watch::Limits;
 
 /// Most bytes of a head, and of what waits to be written to a connection.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -41,141 +39,58 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 /// How often a silent HTTP/2 peer is asked for a sign of life, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_WITHIN: Duration = Duration::from_secs(20);
-/// The first bytes of HTTP/2 with prior knowledge.
-const PREFACE: &[u8] = b"PRI";
-
-const IDLE: u64 = 0;
-const HEAD: u64 = 1;
-const BUSY: u64 = 2;
-
-/// What others may know of a connection, and how they end it.
-pub(crate) struct Gauge {
-    pub uid: u32,
-    /// A count of changes and, in the last two bits, the phase: unused, a head has begun, a
-    /// request is being answered.
-    word: AtomicU64,
-    answering: AtomicU32,
-    is_http2: AtomicBool,
-    task: OnceLock<AbortHandle>,
-}
-
-impl Gauge {
-    fn new(uid: u32) -> Arc<Gauge> {
-        Arc::new(Gauge {
-            uid,
-            word: AtomicU64::new(IDLE),
-            answering: AtomicU32::new(0),
-            is_http2: AtomicBool::new(false),
-            task: OnceLock::new(),
-        })
-    }
-
-    /// Changes whenever the phase does.
-    pub fn word(&self) -> u64 {
-        self.word.load(Relaxed)
-    }
-
-    /// How long the present phase may last; for an answer that is up to the answer.
-    pub fn limit(&self, limits: &Limits) -> Option<Duration> {
-        match self.word() & 3 {
-            HEAD => Some(limits.head),
-            IDLE => Some(limits.idle),
-            _ => None,
-        }
-    }
-
-    /// Closes the connection and drops what it was answering.
-    pub fn end(&self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
-    }
-
-    /// Whether it carries a single answer.
-    pub fn answers_one(&self) -> bool {
-        self.answering.load(Relaxed) == 1
-    }
-
-    /// By the connection's own task alone.
-    fn enter(&self, phase: u64) {
-        let word = self.word.load(Relaxed);
-        if word & 3 != phase {
-            self.word.store(((word >> 2) + 1) << 2 | phase, Relaxed);
-        }
-    }
-
-    /// Bytes came. Those of HTTP/2 need not be a request's.
-    fn saw(&self, bytes: &[u8]) {
-        if self.word() == IDLE && bytes.starts_with(PREFACE) {
-            self.is_http2.store(true, Relaxed);
-        }
-        if self.word() & 3 == IDLE && !self.is_http2.load(Relaxed) {
-            self.enter(HEAD);
-        }
-    }
-
-    fn begin(self: &Arc<Gauge>) -> Turn {
-        self.answering.fetch_add(1, Relaxed);
-        self.enter(BUSY);
-        Turn(self.clone())
-    }
-}
-
-/// A request that is being answered.
-struct Turn(Arc<Gauge>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if self.0.answering.fetch_sub(1, Relaxed) == 1 {
-            self.0.enter(IDLE);
-        }
-    }
-}
 
 /// Starts the task of a connection.
-pub(crate) fn start<S>(face: &Arc<Face>, router: Router, stream: S, peer: Peer)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let gauge = Gauge::new(peer.uid());
+pub(crate) fn start<S: Socket>(face: &Arc<Face>, router: Router, stream: S, peer: Peer) {
+    let gauge = Gauge::new(peer.uid(), peer.address());
     let seat = face.watch().connection(&gauge);
-    let io = TokioIo::new(Noticed { stream, gauge: gauge.clone() });
+    let line = Line::new(stream, gauge.clone());
     let (of_task, face) = (gauge.clone(), face.clone());
     let task = tokio::spawn(async move {
-        serve(&face, router, io, peer, of_task).await;
+        serve(&face, router, line, peer, of_task).await;
         drop(seat);
         face.left();
     });
-    let _ = gauge.task.set(task.abort_handle());
+    gauge.runs_in(task.abort_handle());
 }
 
-async fn serve<S>(
+async fn serve<S: Socket>(
     face: &Arc<Face>,
     router: Router,
-    io: TokioIo<Noticed<S>>,
+    line: Line<S>,
     peer: Peer,
     gauge: Arc<Gauge>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) {
     let builder = builder();
     let service = service_fn(|request: Request<Incoming>| {
-        let turn = gauge.begin();
+        let (is_old, turn) =
+            (request.version() == Version::HTTP_10, gauge.begin(request.version()));
         let (face, router, peer) = (face.clone(), router.clone(), peer.clone());
+        let request = request.map(|body| Sent::body(body, &gauge));
         let answer = answer(face, router, peer, gauge.clone(), request);
         async move {
             let response = answer.await;
-            Ok::<_, Infallible>(response.map(|body| Counted { body, _turn: turn }))
+            Ok::<_, Infallible>(response.map(|body| Counted { body, is_old, turn }))
         }
     });
+    let io = TokioIo::new(line.clone());
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = face.drained() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut drains = false;
+    let ended = loop {
+        tokio::select! {
+            // The server library sees the end of its caller first where it looks for it.
+            biased;
+            ended = connection.as_mut() => break ended,
+            () = face.drained(), if !drains => {
+                drains = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = poll_fn(|cx| line.poll_gone(cx)) => break Ok(()),
         }
     };
+    if gauge.is_broken() {
+        line.reset_at_close();
+    }
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended");
     }
@@ -209,13 +124,12 @@ async fn answer(
     mut router: Router,
     peer: Peer,
     gauge: Arc<Gauge>,
-    request: Request<Incoming>,
+    mut request: Request<Body>,
 ) -> Response<Body> {
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(gauge);
+    request.extensions_mut().insert(gauge.clone());
     let config = face.config();
     let judged = match &peer {
-        Peer::Tcp => guard::judge(&config, &request),
+        Peer::Tcp(_) => guard::judge(&config, &request),
         Peer::Unix(_) => Ok(()),
     };
     let known = judged.and_then(|()| match paths::OPEN.contains(&request.uri().path()) {
@@ -228,6 +142,7 @@ async fn answer(
     match known {
         Ok(caller) => {
             if let Some(caller) = caller {
+                gauge.knows();
                 request.extensions_mut().insert(caller);
             }
             if paths::is_exchange(&request) {
@@ -246,21 +161,35 @@ async fn answer(
     }
 }
 
-/// A body whose end is the end of its request's turn.
-struct Counted {
-    body: Body,
-    _turn: Turn,
+/// The body of a request, whose end is noticed: what comes behind it is for after the answer.
+struct Sent {
+    body: Incoming,
+    gauge: Arc<Gauge>,
 }
 
-impl http_body::Body for Counted {
+impl Sent {
+    fn body(body: Incoming, gauge: &Arc<Gauge>) -> Body {
+        if http_body::Body::is_end_stream(&body) {
+            gauge.read_whole();
+            return Body::empty();
+        }
+        Body::new(Sent { body, gauge: gauge.clone() })
+    }
+}
+
+impl http_body::Body for Sent {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) {
+            self.gauge.read_whole();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -272,91 +201,34 @@ impl http_body::Body for Counted {
     }
 }
 
-/// A stream whose gauge notices what comes.
-struct Noticed<S> {
-    stream: S,
-    gauge: Arc<Gauge>,
+/// A body whose end is the end of its request's turn.
+struct Counted {
+    body: Body,
+    /// Of HTTP/1.0, where the end of the connection is a good end of the body.
+    is_old: bool,
+    turn: Turn,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Noticed<S> {
-    fn poll_read(
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let bytes = &buffer.filled()[before..];
-        if polled.is_ready() && !bytes.is_empty() {
-            self.gauge.saw(bytes);
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if self.is_old && matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.turn.gauge().broke();
         }
         polled
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Noticed<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits {
-        head: Duration::from_secs(1),
-        idle: Duration::from_secs(2),
-        slow_consumer: Duration::from_secs(3),
-    };
-
-    #[test]
-    fn each_phase_has_its_limit() {
-        let gauge = Gauge::new(0);
-        assert_eq!(gauge.limit(&LIMITS), Some(LIMITS.idle));
-        gauge.saw(b"P");
-        let word = gauge.word();
-        gauge.saw(b"OST");
-        assert_eq!((gauge.word(), gauge.limit(&LIMITS)), (word, Some(LIMITS.head)));
-        let (first, second) = (gauge.begin(), gauge.begin());
-        gauge.saw(b"body");
-        assert_eq!(gauge.limit(&LIMITS), None);
-        drop(first);
-        assert_eq!(gauge.limit(&LIMITS), None);
-        drop(second);
-        assert_eq!(gauge.limit(&LIMITS), Some(LIMITS.idle));
-        assert!(gauge.word() > word, "the same phase again is another number");
-    }
-
-    #[test]
-    fn bytes_of_http2_need_not_be_a_request() {
-        let gauge = Gauge::new(0);
-        gauge.saw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        gauge.saw(b"ping");
-        assert_eq!(gauge.limit(&LIMITS), Some(LIMITS.idle));
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -17,7 +17,7 @@ use ringmain_wire::{Code, Mode, RequestHead};
 use crate::answer::{self, Manner};
 use crate::ask;
 use crate::config::HttpConfig;
-use crate::connection::Gauge;
+use crate::gauge::Gauge;
 use crate::outlet::{Outlet, OutletEgress};
 use crate::refusal::Refusal;
 use crate::running::Running;
@@ -101,7 +101,7 @@ async fn run(
     let mut exchange =
         begun.map_err(|refused| Refusal::of(refused.failure, refused.id.to_string(), 0))?;
     let config = face.config();
-    let prepared = prepare(&config, parts, body, &exchange).await;
+    let prepared = prepare(face, &config, parts, body, &exchange).await;
     let (asked, upload) = prepared.map_err(|refusal| {
         exchange.fail(&refusal.failure);
         Refusal { id: exchange.id().to_string(), ..refusal }
@@ -117,13 +117,14 @@ async fn run(
 }
 
 async fn prepare(
+    face: &Face,
     config: &HttpConfig,
     parts: &Parts,
     body: &mut Body,
     exchange: &Exchange,
 ) -> Result<(Asked, Upload), Refusal> {
     let bounds = Bounds { bytes_max: config.body_bytes_max, time: config.body };
-    let upload = upload::read(&parts.headers, body, bounds, exchange).await?;
+    let upload = upload::read(&parts.headers, body, bounds, &face.expansions, exchange).await?;
     let default = config.default_route.as_deref();
     let route = ask::route(&parts.headers, &upload.bytes, default).await?;
     let asked = Asked::new(route, below_v1(parts), &parts.headers, config);

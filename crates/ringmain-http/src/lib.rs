@@ -12,9 +12,10 @@
 //! |---|---|
 //! | [`config`], [`key`] | what an operator may set; keys of TCP clients |
 //! | [`server`], `connection`, `watch` | listen, connections and their bounds, the drain |
+//! | `gauge`, `line` | what a connection is doing; its bytes, and that its caller is gone |
 //! | `guard`, `caller` | web pages are refused; who is calling |
 //! | `paths` | which path is answered by what |
-//! | `upload`, `ask` | the request's body within its bounds; its route |
+//! | `upload`, `expand`, `ask` | the request's body within its bounds; its route |
 //! | `answer`, `outlet`, `running` | from frames to the body of a response |
 //! | `shape`, `refusal` | errors as the callers' libraries expect them |
 //! | `models`, `metrics` | what the broker answers itself |
@@ -26,8 +27,11 @@ mod caller;
 pub mod config;
 mod connection;
 mod exchange;
+mod expand;
+mod gauge;
 mod guard;
 pub mod key;
+mod line;
 mod metrics;
 mod models;
 mod outlet;

@@ -24,10 +24,15 @@ use tokio::time::{sleep, timeout};
 use crate::caller::Peer;
 use crate::config::{HttpConfig, Listen};
 use crate::connection;
+use crate::expand::Expansions;
 use crate::metrics::Metrics;
 use crate::paths;
 use crate::watch::{Limits, Watch};
 
+/// The share of all connections that one address may have open without having called as somebody
+/// who may; and how many those are at least.
+const STRANGERS_SHARE: usize = 16;
+const STRANGERS_MIN: usize = 64;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -58,6 +63,12 @@ pub enum HttpError {
         /// What the system said.
         source: io::Error,
     },
+    /// An address that other hosts can reach would be open to everybody.
+    #[error(
+        "[http] listens on {0}, which other hosts can reach: without a [[client]] it would be open \
+         to everybody"
+    )]
+    Open(Listen),
 }
 
 /// The HTTP face of a broker, listening and not yet serving.
@@ -82,11 +93,13 @@ enum Socket {
 /// What all connections share.
 pub(crate) struct Face {
     broker: Arc<Broker>,
+    /// What is in effect: its `listen` are the addresses that are bound.
     config: RwLock<Arc<HttpConfig>>,
     watch: Arc<Watch>,
     drain: watch::Sender<bool>,
     /// Told whenever a connection ends.
     left: Notify,
+    pub expansions: Expansions,
     pub metrics: Metrics,
 }
 
@@ -97,15 +110,20 @@ impl Server {
     ///
     /// # Errors
     /// [`HttpError`] names the address.
-    pub fn bind(config: HttpConfig, broker: Arc<Broker>) -> Result<Server, HttpError> {
+    pub fn bind(mut config: HttpConfig, broker: Arc<Broker>) -> Result<Server, HttpError> {
+        judge_open(&config)?;
         let sockets = config.listen.iter().map(|listen| Socket::bind(listen, &config));
         let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+        for (listen, socket) in config.listen.iter_mut().zip(&sockets) {
+            socket.tell_port(listen);
+        }
         let face = Arc::new(Face {
             broker,
             config: RwLock::new(Arc::new(config)),
             watch: Watch::new(),
             drain: watch::Sender::new(false),
             left: Notify::new(),
+            expansions: Expansions::default(),
             metrics: Metrics::default(),
         });
         Ok(Server { face, sockets })
@@ -113,13 +131,7 @@ impl Server {
 
     /// Where it listens, with the ports that it was given.
     pub fn addresses(&self) -> Vec<Listen> {
-        let told = self.face.config();
-        let bound = self.sockets.iter().zip(&told.listen);
-        let address = |(socket, listen): (&Socket, &Listen)| match socket {
-            Socket::Tcp(listener) => listener.local_addr().map(Listen::Tcp).ok(),
-            Socket::Unix { .. } => Some(listen.clone()),
-        };
-        bound.filter_map(address).collect()
+        self.face.config().listen.clone()
     }
 
     /// Changes it while it serves.
@@ -149,9 +161,24 @@ impl Server {
 }
 
 impl Handle {
-    /// Takes a configuration over, but for the addresses, which stay.
-    pub fn reconfigure(&self, config: HttpConfig) {
-        *self.0.config.write() = Arc::new(config);
+    /// Takes a configuration over, but for the addresses, which stay: it is judged by those.
+    ///
+    /// # Errors
+    /// [`HttpError::Open`]: it names no client while other hosts reach an address that is bound.
+    /// Then the old one stays.
+    pub fn reconfigure(&self, mut config: HttpConfig) -> Result<(), HttpError> {
+        let mut in_effect = self.0.config.write();
+        config.listen.clone_from(&in_effect.listen);
+        judge_open(&config)?;
+        *in_effect = Arc::new(config);
+        Ok(())
+    }
+}
+
+fn judge_open(config: &HttpConfig) -> Result<(), HttpError> {
+    match config.listen.iter().find(|listen| listen.is_remote()) {
+        Some(remote) if config.clients.is_empty() => Err(HttpError::Open(remote.clone())),
+        _ => Ok(()),
     }
 }
 
@@ -215,16 +242,29 @@ impl Face {
         Limits { head: config.head, idle: config.idle, slow_consumer: config.slow_consumer }
     }
 
-    /// Whether one more connection of this uid is taken.
-    fn has_room(&self, uid: u32) -> bool {
+    /// Whether one more connection of this peer is taken.
+    fn has_room(&self, peer: &Peer) -> bool {
         let most = self.config.read().connections_max;
         let all = self.watch.connection_count();
-        // Below a quarter nobody is counted one by one.
-        all < most && (all < most / 4 || self.watch.connections_of(uid) < most / 2)
+        let strangers_max = (most / STRANGERS_SHARE).max(STRANGERS_MIN);
+        // Below a quarter nobody is counted one by one, but for those who have not said who they
+        // are: they could fill the rest from one place.
+        all < most
+            && (all < most / 4 || self.watch.connections_of(peer.uid()) < most / 2)
+            && (all < strangers_max || self.watch.strangers_of(peer) < strangers_max)
     }
 }
 
 impl Socket {
+    /// Puts the port that it was given where any was asked for.
+    fn tell_port(&self, listen: &mut Listen) {
+        if let Socket::Tcp(listener) = self
+            && let Ok(addr) = listener.local_addr()
+        {
+            *listen = Listen::Tcp(addr);
+        }
+    }
+
     fn bind(listen: &Listen, config: &HttpConfig) -> Result<Socket, HttpError> {
         match listen {
             Listen::Tcp(addr) => {
@@ -244,16 +284,16 @@ impl Socket {
     async fn accept(&self, face: &Arc<Face>, router: &Router) -> io::Result<()> {
         match self {
             Socket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                take_tcp(face, router, stream);
+                let (stream, from) = listener.accept().await?;
+                take_tcp(face, router, stream, from);
             }
             Socket::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 // A peer that the kernel does not name is nobody's.
                 if let Ok(peer) = KernelPeer::of_socket(stream.as_fd()) {
-                    let peer = Identity::of(&peer);
-                    if face.has_room(peer.uid) {
-                        connection::start(face, router.clone(), stream, Peer::Unix(peer));
+                    let peer = Peer::Unix(Identity::of(&peer));
+                    if face.has_room(&peer) {
+                        connection::start(face, router.clone(), stream, peer);
                     }
                 }
             }
@@ -262,11 +302,11 @@ impl Socket {
     }
 }
 
-fn take_tcp(face: &Arc<Face>, router: &Router, stream: TcpStream) {
-    let peer = Peer::Tcp;
+fn take_tcp(face: &Arc<Face>, router: &Router, stream: TcpStream, from: SocketAddr) {
+    let peer = Peer::Tcp(from.ip().to_canonical());
     // Tokens are small and must not wait for each other; a socket that is gone says so later.
     let _ = stream.set_nodelay(true);
-    if face.has_room(peer.uid()) {
+    if face.has_room(&peer) {
         connection::start(face, router.clone(), stream, peer);
     }
 }

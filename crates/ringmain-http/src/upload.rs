@@ -2,7 +2,6 @@
 //! before a provider is asked for anything.
 
 use std::future::poll_fn;
-use std::io::{self, Read};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -15,16 +14,13 @@ use ringmain_broker::face::{Charged, Exchange, Failure};
 use ringmain_wire::{Code, Stage};
 use tokio::time::timeout;
 
+use crate::expand::{Expansions, Packing};
 use crate::refusal::Refusal;
 
 /// Room that a body of unknown length is given at first.
 const FIRST_BYTES: u64 = 16 * 1024;
-/// Bodies above this are expanded on a thread of their own: others run meanwhile.
-const INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a refused request that are read for the sake of its connection.
 const DISCARD_BYTES_MAX: u64 = 1 << 20;
-/// A window beyond this is refused, as RFC 8878 advises: it is memory that the sender chooses.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Bounds of a body.
 #[derive(Clone, Copy, Debug)]
@@ -39,35 +35,32 @@ pub(crate) struct Upload {
     pub charged: Vec<Charged>,
 }
 
-/// How a body is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Gzip,
-    Plain,
-    Zstd,
-}
-
 /// Reads a body to its end and undoes its encoding.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: &mut Body,
     bounds: Bounds,
+    expansions: &Expansions,
     exchange: &Exchange,
 ) -> Result<Upload, Refusal> {
-    let encoding = encoding(headers)?;
+    let packing = packing(headers)?;
     let told = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if told.is_some_and(|bytes: u64| bytes > bounds.bytes_max) {
         return Err(too_large(bounds.bytes_max));
     }
-    let collecting = timeout(bounds.time, collect(body, told, bounds.bytes_max, exchange));
-    let upload = collecting.await.unwrap_or_else(|_| {
+    let reading = async {
+        let upload = collect(body, told, bounds.bytes_max, exchange).await?;
+        match packing {
+            None => Ok(upload),
+            Some(packing) => {
+                expansions.expand(packing, upload.bytes, bounds.bytes_max, exchange).await
+            }
+        }
+    };
+    timeout(bounds.time, reading).await.unwrap_or_else(|_| {
         let text = format!("the body of the request was not whole within {:?}", bounds.time);
         Err(Refusal { status: 408, ..Refusal::new(Code::InvalidRequest, text) })
-    })?;
-    match encoding {
-        Encoding::Plain => Ok(upload),
-        encoded => expand(encoded, upload, bounds.bytes_max, exchange).await,
-    }
+    })
 }
 
 /// Reads what is left of a refused request, within bounds. True: all of it was read, so the
@@ -136,18 +129,18 @@ async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
     }
 }
 
-fn charge(exchange: &Exchange, bytes: u64) -> Result<Charged, Refusal> {
+pub(crate) fn charge(exchange: &Exchange, bytes: u64) -> Result<Charged, Refusal> {
     exchange.charge(bytes).map_err(|failure| Refusal::of(failure, exchange.id().to_string(), 0))
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Refusal> {
     let mut fields = headers.get_all(CONTENT_ENCODING).iter();
-    let Some(field) = fields.next() else { return Ok(Encoding::Plain) };
+    let Some(field) = fields.next() else { return Ok(None) };
     let name = field.to_str().unwrap_or_default().trim().to_ascii_lowercase();
     match (name.as_str(), fields.next()) {
-        ("gzip" | "x-gzip", None) => Ok(Encoding::Gzip),
-        ("zstd", None) => Ok(Encoding::Zstd),
-        ("identity" | "", None) => Ok(Encoding::Plain),
+        ("gzip" | "x-gzip", None) => Ok(Some(Packing::Gzip)),
+        ("zstd", None) => Ok(Some(Packing::Zstd)),
+        ("identity" | "", None) => Ok(None),
         _ => {
             let text = format!("bodies are taken plain, as gzip or as zstd, not as {name:?}");
             Err(Refusal::unknown_encoding(text))
@@ -155,57 +148,12 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
     }
 }
 
-/// Undoes the encoding. The memory is charged for before, as far as it is known, and made exact
-/// after.
-async fn expand(
-    encoding: Encoding,
-    upload: Upload,
-    bytes_max: u64,
-    exchange: &Exchange,
-) -> Result<Upload, Refusal> {
-    let Upload { bytes: packed, mut charged } = upload;
-    let bytes = match packed.len() {
-        small if small <= INLINE_BYTES_MAX / 8 => unpack(encoding, &packed, bytes_max),
-        _ => {
-            let task = tokio::task::spawn_blocking(move || unpack(encoding, &packed, bytes_max));
-            task.await.unwrap_or_else(|error| Err(io::Error::other(error)))
-        }
-    };
-    let bytes = bytes.map_err(|error| {
-        let text = format!("the body of the request cannot be expanded: {error}");
-        Refusal::new(Code::InvalidRequest, text)
-    })?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(too_large(bytes_max));
-    }
-    charged.push(charge(exchange, bytes.len() as u64)?);
-    Ok(Upload { bytes: bytes.into(), charged })
-}
-
-/// At most one byte more than the limit, which then shows.
-fn unpack(encoding: Encoding, packed: &[u8], bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let limit = bytes_max.saturating_add(1);
-    match encoding {
-        Encoding::Plain => out.extend_from_slice(packed),
-        Encoding::Gzip => {
-            flate2::bufread::MultiGzDecoder::new(packed).take(limit).read_to_end(&mut out)?;
-        }
-        Encoding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            decoder.take(limit).read_to_end(&mut out)?;
-        }
-    }
-    Ok(out)
-}
-
 fn broken() -> Refusal {
     let text = "the body of the request ended before its end";
     Refusal::of(Failure::new(Code::InvalidRequest, Stage::Intake, text), String::new(), 0)
 }
 
-fn too_large(bytes_max: u64) -> Refusal {
+pub(crate) fn too_large(bytes_max: u64) -> Refusal {
     let text = format!("the body is larger than the limit of {bytes_max} bytes");
     Refusal::new(Code::BodyTooLarge, text)
 }
@@ -213,22 +161,6 @@ fn too_large(bytes_max: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
-
-    #[test]
-    fn encodings_come_back_and_bombs_stop_at_the_limit() {
-        let text = b"abc".repeat(1000);
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&text).unwrap();
-        let gzip = gzip.finish().unwrap();
-        let zstd = zstd::encode_all(&text[..], 1).unwrap();
-        for (encoding, packed) in [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)] {
-            assert_eq!(unpack(encoding, &packed, 3000).unwrap(), text);
-            assert_eq!(unpack(encoding, &packed, 2999).unwrap().len(), 3000);
-            assert_eq!(unpack(encoding, &packed, 10).unwrap().len(), 11);
-            assert!(unpack(encoding, &packed[..packed.len() - 2], 3000).is_err());
-        }
-    }
 
     #[test]
     fn unknown_and_stacked_encodings_are_refused() {
@@ -237,11 +169,11 @@ mod tests {
             for name in names {
                 headers.append(CONTENT_ENCODING, http::HeaderValue::from_static(name));
             }
-            encoding(&headers).map_err(|refusal| refusal.status)
+            packing(&headers).map_err(|refusal| refusal.status)
         };
-        assert_eq!(of(&[]), Ok(Encoding::Plain));
-        assert_eq!(of(&["GZIP"]), Ok(Encoding::Gzip));
-        assert_eq!(of(&["zstd"]), Ok(Encoding::Zstd));
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["GZIP"]), Ok(Some(Packing::Gzip)));
+        assert_eq!(of(&["zstd"]), Ok(Some(Packing::Zstd)));
         assert_eq!(of(&["br"]), Err(415));
         assert_eq!(of(&["gzip, gzip"]), Err(415));
         assert_eq!(of(&["gzip", "gzip"]), Err(415));

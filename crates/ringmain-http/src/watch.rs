@@ -16,7 +16,8 @@ use ringmain_broker::face::StopCause;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::connection::Gauge;
+use crate::caller::Peer;
+use crate::gauge::Gauge;
 use crate::running::Running;
 
 /// Longest and shortest time between two looks.
@@ -93,6 +94,14 @@ impl Watch {
     /// How many connections a uid has.
     pub fn connections_of(&self, uid: u32) -> usize {
         self.connections.lock().values().filter(|watched| watched.what.uid == uid).count()
+    }
+
+    /// How many connections from the address of this peer nobody has called over who may.
+    pub fn strangers_of(&self, peer: &Peer) -> usize {
+        let from = peer.address();
+        let is_stranger =
+            |gauge: &Gauge| gauge.from == from && gauge.uid == peer.uid() && !gauge.is_known();
+        self.connections.lock().values().filter(|watched| is_stranger(&watched.what)).count()
     }
 
     /// Ends every answer that has not ended by itself when the drain limit passed.

@@ -8,11 +8,11 @@ use ringmain_http::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::assemble::{AssembleError, Prepared};
+use crate::assemble::Prepared;
 use crate::config::Config;
 use crate::signals::received;
 
-use super::notify;
+use super::{Failed, notify};
 
 /// Reads the configuration again when asked to.
 pub struct Reloader {
@@ -61,11 +61,13 @@ impl Reloader {
     }
 
     /// All or nothing: first everything is read and judged, then it is brought into use.
-    fn reload(&mut self) -> Result<(), AssembleError> {
+    fn reload(&mut self) -> Result<(), Failed> {
         let config = Config::load(&self.config.path)?;
         let running = self.broker.endpoints();
         let kept: Vec<_> = self.config.endpoints.iter().zip(running).collect();
         let prepared = Prepared::new(&config, &kept)?;
+        // Judged by the addresses that are bound, and the last thing that can be refused.
+        self.http.reconfigure(config.http.clone())?;
         if !config.has_same_start(&self.config) {
             warn!(
                 "[broker], [limits], [quota] or [queue] changed; that takes effect at the next start"
@@ -77,7 +79,6 @@ impl Reloader {
         if config.http.listen != self.config.http.listen {
             warn!("[http] listen changed; that takes effect at the next start");
         }
-        self.http.reconfigure(config.http.clone());
         // What only takes effect at a start is compared with what was in effect at the start.
         let Config { endpoints, producers, rates, routes, .. } = config;
         (self.config.endpoints, self.config.routes) = (endpoints, routes);

@@ -17,6 +17,8 @@ use crate::flow::Flow;
 
 /// Most bytes that are read behind a terminal marker.
 const SETTLE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes within which an answer that is an error object shows that it is one.
+const ERROR_BYTES_MAX: usize = 256;
 /// Most bytes of a refusal that are searched for its cause.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 /// Most bytes of a provider's own code that are kept where its words are not.
@@ -76,6 +78,14 @@ impl Answer {
         self.say_instead(None, &message);
     }
 
+    /// Whether it is plain JSON under a good status whose first member is an `error` that says
+    /// something. Waits for the first bytes and looks at no others; all are given as before.
+    pub async fn opens_with_error(&mut self) -> bool {
+        (200..300).contains(&self.status)
+            && self.content_type.starts_with("application/json")
+            && opens_with_error(&self.body.look_ahead(1).await)
+    }
+
     fn say_instead(&mut self, code: Option<&str>, message: &str) {
         let body = match self.reading.dialect {
             // Both fields say what the provider said, or nothing.
@@ -88,6 +98,18 @@ impl Answer {
         self.body.replace(body.into());
         self.content_type = "application/json".to_owned();
         self.reading.content_type.clone_from(&self.content_type);
+    }
+}
+
+fn opens_with_error(text: &[u8]) -> bool {
+    let start = &text[..text.len().min(ERROR_BYTES_MAX)];
+    let words = [&b"{"[..], b"\"error\"", b":"];
+    let value =
+        words.iter().try_fold(start, |rest, word| rest.trim_ascii_start().strip_prefix(*word));
+    match value.map(<[u8]>::trim_ascii_start) {
+        Some([b'{', members @ ..]) => members.trim_ascii_start().starts_with(b"\""),
+        Some([b'"', text @ ..]) => text.first().is_some_and(|&byte| byte != b'"'),
+        _ => false,
     }
 }
 
@@ -240,5 +262,26 @@ impl AnswerBody {
 impl fmt::Debug for AnswerBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AnswerBody").field("ended", &self.flow.is_none()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_says_something_stands_first() {
+        for (text, is_error) in [
+            (r#"{"error":{"message":"busy"}}"#, true),
+            (" {\n \"error\" : \"busy\" }", true),
+            (r#"{"error":null,"data":[]}"#, false),
+            (r#"{"error":{},"data":[]}"#, false),
+            (r#"{"error":"","data":[]}"#, false),
+            (r#"{"data":[],"error":{"message":"busy"}}"#, false),
+            (r#"{"error"#, false),
+            ("", false),
+        ] {
+            assert_eq!(opens_with_error(text.as_bytes()), is_error, "{text}");
+        }
     }
 }

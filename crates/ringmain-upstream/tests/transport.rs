@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::tls::{Authority, Speaks};
 use common::{call, endpoint, http1, send, send_body, soon, until};
-use ringmain_upstream::{ClientCert, Health, Http2, Probe, Proxy, RequestEncoding};
-use ringmain_wire::{Code, Sent};
+use ringmain_upstream::{Call, ClientCert, Health, Http2, Probe, Proxy, RequestEncoding};
+use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
@@ -219,8 +219,11 @@ async fn a_probe_tells_whether_the_endpoint_is_well() {
     until(|| down.health() == Health::Down).await;
 }
 
-/// A server that takes no compressed body, and notes the coding of each.
-async fn plain_only(refusal: &'static str) -> (String, Arc<std::sync::Mutex<Vec<bool>>>) {
+/// A server that answers compressed bodies and others each with a status, and notes which.
+async fn answering(
+    refusal: &'static str,
+    plain: &'static str,
+) -> (String, Arc<std::sync::Mutex<Vec<bool>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let codings = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -232,7 +235,7 @@ async fn plain_only(refusal: &'static str) -> (String, Arc<std::sync::Mutex<Vec<
                 while let Some(head) = http1::read_request(&mut stream).await {
                     let is_coded = head.contains("\r\ncontent-encoding: gzip\r\n");
                     notes.lock().unwrap().push(is_coded);
-                    let status = if is_coded { refusal } else { "200 OK" };
+                    let status = if is_coded { refusal } else { plain };
                     let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
@@ -245,7 +248,7 @@ async fn plain_only(refusal: &'static str) -> (String, Arc<std::sync::Mutex<Vec<
 #[tokio::test]
 async fn an_endpoint_that_refuses_a_coding_gets_plain_bodies() {
     for refusal in ["415 X", "400 X"] {
-        let (url, codings) = plain_only(refusal).await;
+        let (url, codings) = answering(refusal, "200 OK").await;
         let endpoint = endpoint(&url, |config| config.request_encoding = RequestEncoding::Gzip);
         for bytes in [10_000, 10_000, 100] {
             let answer = send_body(&endpoint, Bytes::from(vec![b' '; bytes])).await.unwrap();
@@ -254,4 +257,20 @@ async fn an_endpoint_that_refuses_a_coding_gets_plain_bodies() {
         }
         assert_eq!(*codings.lock().unwrap(), [true, false, false, false], "{refusal}");
     }
+}
+
+/// A request that is refused in any case does not switch compression off for the others, and one
+/// that is to be made once is made once.
+#[tokio::test]
+async fn a_refusal_of_the_request_is_none_of_its_coding() {
+    let (url, codings) = answering("415 X", "415 X").await;
+    let endpoint = endpoint(&url, |config| config.request_encoding = RequestEncoding::Gzip);
+    let head = RequestHead::new("m", "/embeddings");
+    for flags in [Flags::NONE, Flags::ONCE] {
+        let body = Bytes::from(vec![b' '; 10_000]);
+        let answer = endpoint.send(Call::new(&head, body, Mode::Body, flags)).await.unwrap();
+        assert_eq!(answer.status, 415);
+        common::finish(answer).await.unwrap();
+    }
+    assert_eq!(*codings.lock().unwrap(), [true, false, true]);
 }

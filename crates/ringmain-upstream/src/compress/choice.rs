@@ -82,6 +82,12 @@ impl Choice {
         }
     }
 
+    /// Whether a request with this coding was ever taken.
+    pub fn was_taken(&self, coding: Coding) -> bool {
+        let mut options = self.options.iter().filter(|option| option.coding == Some(coding));
+        options.any(|option| option.classes.iter().any(|cost| cost.least.is_some()))
+    }
+
     /// The endpoint does not take this coding, at no size.
     pub fn refused(&mut self, coding: Coding) {
         let coding = Some(coding);
@@ -148,6 +154,9 @@ mod tests {
         choice.refused(Coding::Zstd);
         assert_eq!(run(&mut choice, 100, 1 << 20, |_| 1), [100, 0, 0]);
         let mut only = Choice::among(&[Some(Coding::Gzip)]);
+        assert!(!only.was_taken(Coding::Gzip));
+        only.took(Some(Coding::Gzip), 5_000, Duration::from_millis(1));
+        assert!(only.was_taken(Coding::Gzip));
         assert_eq!(only.choose(5_000), Some(Coding::Gzip));
         only.refused(Coding::Gzip);
         assert_eq!(only.choose(5_000), None);

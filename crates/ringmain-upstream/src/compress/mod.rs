@@ -102,6 +102,16 @@ impl Encoder {
         }
     }
 
+    /// Whether an answer of this status can be a refusal of the coding. 415 says so; 400 does of
+    /// most requests that could not be read, but hardly where the coding was taken before.
+    pub fn may_object(&self, coding: Coding, status: u16) -> bool {
+        let was_taken = || {
+            let choice = self.choice.as_ref();
+            choice.is_some_and(|choice| choice.lock().was_taken(coding))
+        };
+        status == 415 || status == 400 && !was_taken()
+    }
+
     /// The endpoint does not take this coding.
     pub fn refused(&self, coding: Coding) {
         if let Some(choice) = &self.choice {

@@ -57,14 +57,14 @@ impl Endpoint {
     ) -> Result<(Answer, Outline), UpstreamError> {
         call.progress.restart(Phase::Queued);
         self.requests.fetch_add(1, Relaxed);
+        let sending = self.prepare(call, manner).await?;
+        let outline = sending.outline;
         let mut rounds = 0;
         // Bound: `ROUNDS_MAX` connections, and one more.
         loop {
-            let sending = self.prepare(call, manner).await?;
-            let outline = sending.outline;
             let mut lease = self.place(call.uid).await?;
             call.progress.reach(Phase::Connecting);
-            let request = self.request(call, sending, &mut lease)?;
+            let request = self.request(call, &sending, &mut lease)?;
             let error = match lease.client().execute(request).await {
                 Ok(response) => {
                     lease.answered(&response);
@@ -144,7 +144,7 @@ impl Endpoint {
     fn request(
         &self,
         call: &Call<'_>,
-        sending: Sending,
+        sending: &Sending,
         lease: &mut Lease,
     ) -> Result<Request, UpstreamError> {
         let url = Url::parse(&format!("{}{}", self.base, call.head.path)).map_err(|error| {
@@ -167,7 +167,7 @@ impl Endpoint {
             return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
         }
         if has_body {
-            let body = RequestBody::new(sending.pieces, call.progress.clone());
+            let body = RequestBody::new(sending.pieces.clone(), call.progress.clone());
             let body = body.witnessed(self.witness.get().cloned()).of_stream(lease.stream());
             *request.body_mut() = Some(reqwest::Body::wrap(body));
         }

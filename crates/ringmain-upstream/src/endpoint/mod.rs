@@ -6,11 +6,12 @@ pub(crate) mod failure;
 mod head;
 mod header;
 mod probe;
+mod repeats;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::HeaderMap;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
@@ -21,6 +22,7 @@ pub use header::check_header;
 pub use probe::{Health, check_probe};
 
 use self::attempt::Manner;
+use self::repeats::Repeats;
 use crate::answer::{Answer, AnswerBody};
 use crate::body::Witness;
 use crate::call::Call;
@@ -49,6 +51,7 @@ pub struct Endpoint {
     answers: AtomicU64,
     witness: OnceLock<Witness>,
     encoder: Encoder,
+    repeats: Repeats,
     /// Sent with every request.
     headers: HeaderMap,
     pulse: probe::Pulse,
@@ -127,6 +130,7 @@ impl Endpoint {
             answers: AtomicU64::new(0),
             witness: OnceLock::new(),
             encoder,
+            repeats: Repeats::default(),
             headers,
             pulse: probe::Pulse::default(),
             is_probed: AtomicBool::new(false),
@@ -203,8 +207,9 @@ impl Endpoint {
     /// No time limit but the connect timeout is applied here, and nothing is tried twice, with one
     /// exception: an endpoint that refuses what we did to a request gets it once more without. It
     /// refuses the `stream_options` that we put in (400 or 422), or our content coding (415, or
-    /// 400), and what it refused is not tried again. Only 415 is answered so where the caller
-    /// wants the request done once. [`Progress`](crate::Progress) counts both.
+    /// 400 while it has not taken one), and what it refused is not tried again. Not so where the
+    /// caller wants the request done once, nor while too many requests of late were refused
+    /// either way. [`Progress`](crate::Progress) counts both.
     ///
     /// Of an answer 401 or 403 the provider's words are withheld, in every mode.
     ///
@@ -227,33 +232,38 @@ impl Endpoint {
     async fn send_own(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
         let usage = self.may_ask_for_usage(&call);
         let (mut answer, mut sent) = self.attempt(&call, Manner { usage, plain: false }).await?;
-        let may_repeat = !call.flags.has(Flags::ONCE);
-        // 415 says that the request was not even read; 400 says so of most that cannot be.
-        let may_be_coding = answer.status == 415 || answer.status == 400 && may_repeat;
         if let Some(coding) = sent.coding
-            && may_be_coding
+            && self.may_repeat(&call)
+            && self.encoder.may_object(coding, answer.status)
         {
             answer.body.settle().await;
-            let refusal = answer.status;
             (answer, sent) = self.attempt(&call, Manner { usage, plain: true }).await?;
-            if refusal == 415 || (200..300).contains(&answer.status) {
-                self.encoder.refused(coding);
+            // A refusal of the plain body, too, is one of the request, which a caller made.
+            match answer.status < 400 {
+                true => self.encoder.refused(coding),
+                false => self.repeats.was_fruitless(Instant::now()),
             }
         }
         let refused = sent.usage_injected && matches!(answer.status, 400 | 422);
-        if refused && may_repeat && answer.body.names("stream_options").await {
+        if refused && self.may_repeat(&call) && answer.body.names("stream_options").await {
             answer.body.settle().await;
             (answer, _) = self.attempt(&call, Manner { usage: false, plain: true }).await?;
             // What a refusal says, a caller can have put into its mouth. That the same request
             // is good without our words proves that they were what was refused.
-            if (200..300).contains(&answer.status) {
-                self.usage_refused.store(true, Relaxed);
+            match (200..300).contains(&answer.status) {
+                true => self.usage_refused.store(true, Relaxed),
+                false => self.repeats.was_fruitless(Instant::now()),
             }
         }
         if matches!(answer.status, 401 | 403) {
             answer.withhold_words().await;
         }
         Ok(answer)
+    }
+
+    /// Whether a call that was refused may be made once more.
+    fn may_repeat(&self, call: &Call<'_>) -> bool {
+        !call.flags.has(Flags::ONCE) && self.repeats.may(Instant::now())
     }
 
     /// Whether the body of this call will be looked into. If not, it goes out from where it lies

@@ -243,14 +243,26 @@ impl RouteTable {
         self
     }
 
-    /// Takes over what an earlier table knows of the endpoints that both have.
+    /// Takes over what an earlier table knows of the endpoints and routes that both have.
     pub(crate) fn adopt(&mut self, earlier: &RouteTable) {
         for (endpoint, health) in self.endpoints.iter().zip(&mut self.healths) {
             let mut known = earlier.endpoints.iter().zip(&earlier.healths);
             let kept = known.find(|(known, _)| Arc::ptr_eq(known, endpoint));
-            match kept {
-                Some((_, known)) if known.rules() == health.rules() => *health = known.clone(),
-                _ => {}
+            if let Some((_, known)) = kept {
+                match known.under(*health.rules()) {
+                    Some(_) if known.rules() == health.rules() => *health = known.clone(),
+                    Some(under) => *health = Arc::new(under),
+                    None => {}
+                }
+            }
+        }
+        for route in self.routes.iter_mut().filter_map(Arc::get_mut) {
+            let known = earlier.routes.iter().find(|known| known.model == route.model);
+            let seen = known.and_then(|known| known.adaptive.as_ref());
+            if let (Some(seen), Some(fresh)) = (seen, &mut route.adaptive)
+                && seen.rule() == fresh.rule()
+            {
+                *fresh = seen.clone();
             }
         }
         self.give_health();

@@ -20,16 +20,23 @@ pub(crate) enum Phase {
 }
 
 /// What was seen of one route, by phase.
-pub(crate) struct Adaptive(Mutex<[AdaptiveLimit; 3]>);
+pub(crate) struct Adaptive {
+    rule: AdaptiveRule,
+    seen: Mutex<[AdaptiveLimit; 3]>,
+}
 
 impl Adaptive {
     pub fn new(rule: AdaptiveRule) -> Adaptive {
-        Adaptive(Mutex::new(std::array::from_fn(|_| AdaptiveLimit::new(rule))))
+        Adaptive { rule, seen: Mutex::new(std::array::from_fn(|_| AdaptiveLimit::new(rule))) }
+    }
+
+    pub fn rule(&self) -> AdaptiveRule {
+        self.rule
     }
 
     /// A phase took this long.
     pub fn saw(&self, phase: Phase, took: Duration) {
-        self.0.lock()[phase as usize].saw(took);
+        self.seen.lock()[phase as usize].saw(took);
     }
 
     /// A limit passed: the phase took at least that long.
@@ -44,7 +51,7 @@ impl Adaptive {
 
     /// The limits now.
     pub fn limits(&self, usual: ExchangeLimits) -> ExchangeLimits {
-        let limits = self.0.lock();
+        let limits = self.seen.lock();
         let of = |phase: Phase, usual| limits[phase as usize].limit(usual);
         ExchangeLimits {
             head: of(Phase::Head, usual.head),

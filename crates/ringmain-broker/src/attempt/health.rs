@@ -16,6 +16,11 @@ use crate::rules::EndpointRules;
 /// when a reload keeps the endpoint.
 pub(crate) struct Health {
     rules: EndpointRules,
+    known: Arc<Known>,
+}
+
+/// What is known of it, whatever its time limits are.
+struct Known {
     /// Requests under way that have no content yet.
     pending: AtomicU32,
     state: Mutex<State>,
@@ -49,16 +54,21 @@ pub(crate) struct Running {
 
 impl Health {
     pub fn new(rules: EndpointRules) -> Health {
-        Health {
-            rules,
-            pending: AtomicU32::new(0),
-            state: Mutex::new(State {
-                breaker: Breaker::new(rules.breaker),
-                budget: RetryBudget::new(rules.budget, monotonic_ns()),
-                load: PeakEwma::default(),
-                retries: 0,
-            }),
-        }
+        let state = State {
+            breaker: Breaker::new(rules.breaker),
+            budget: RetryBudget::new(rules.budget, monotonic_ns()),
+            load: PeakEwma::default(),
+            retries: 0,
+        };
+        let known = Known { pending: AtomicU32::new(0), state: Mutex::new(state) };
+        Health { rules, known: Arc::new(known) }
+    }
+
+    /// Goes on with what is known of an endpoint under other time limits; `None` where its breaker
+    /// or its budget is another one.
+    pub fn under(&self, rules: EndpointRules) -> Option<Health> {
+        let is_same = (rules.breaker, rules.budget) == (self.rules.breaker, self.rules.budget);
+        is_same.then(|| Health { rules, known: self.known.clone() })
     }
 
     pub fn rules(&self) -> &EndpointRules {
@@ -69,7 +79,7 @@ impl Health {
     /// it if it is not. Else the time when to ask again. Whoever has it sends at once: the leave of
     /// a probe shuts everybody else out.
     pub fn leave(self: &Arc<Self>, is_retry: bool, now_ns: u64) -> Result<Running, Duration> {
-        let mut state = self.state.lock();
+        let mut state = self.known.state.lock();
         if is_retry && state.budget.next_in(now_ns) != Some(Duration::ZERO) {
             return Err(state.budget.next_in(now_ns).unwrap_or(Duration::MAX));
         }
@@ -92,7 +102,7 @@ impl Health {
 
     /// Whether [`Health::leave`] would give it; takes nothing. Else the time when to ask again.
     pub fn would_leave(&self, is_retry: bool, now_ns: u64) -> Result<(), Duration> {
-        let state = self.state.lock();
+        let state = self.known.state.lock();
         if is_retry && state.budget.next_in(now_ns) != Some(Duration::ZERO) {
             return Err(state.budget.next_in(now_ns).unwrap_or(Duration::MAX));
         }
@@ -103,18 +113,18 @@ impl Health {
     }
 
     pub fn load(&self, weight: u32, now_ns: u64) -> Load {
-        let latency = self.state.lock().load.at(now_ns);
-        Load { latency, pending: self.pending.load(Relaxed), weight }
+        let latency = self.known.state.lock().load.at(now_ns);
+        Load { latency, pending: self.known.pending.load(Relaxed), weight }
     }
 
     pub fn condition(&self) -> Condition {
-        let state = self.state.lock();
+        let state = self.known.state.lock();
         Condition {
             breaker: state.breaker.state(),
             breaker_opened: state.breaker.opened_total(),
             retries: state.retries,
             latency: state.load.at(monotonic_ns()).unwrap_or_default(),
-            pending: self.pending.load(Relaxed),
+            pending: self.known.pending.load(Relaxed),
         }
     }
 }
@@ -123,13 +133,13 @@ impl Running {
     /// The request goes out.
     pub fn begin(&mut self) {
         self.began_ns = Some(monotonic_ns());
-        self.health.pending.fetch_add(1, Relaxed);
+        self.health.known.pending.fetch_add(1, Relaxed);
     }
 
     /// Its first content came: the endpoint works, and this is how fast.
     pub fn had_content(&mut self) {
         let Some((took, now_ns)) = self.judge() else { return };
-        let mut state = self.health.state.lock();
+        let mut state = self.health.known.state.lock();
         state.load.observe(took, now_ns);
         state.breaker.succeeded(now_ns, self.is_probe);
     }
@@ -138,13 +148,13 @@ impl Running {
     /// refuses says nothing.
     pub fn answered(&mut self) {
         let Some((_, now_ns)) = self.judge() else { return };
-        self.health.state.lock().breaker.succeeded(now_ns, self.is_probe);
+        self.health.known.state.lock().breaker.succeeded(now_ns, self.is_probe);
     }
 
     /// The endpoint has too much to do: not broken, but slow.
     pub fn was_busy(&mut self) {
         let Some((took, now_ns)) = self.judge() else { return };
-        let mut state = self.health.state.lock();
+        let mut state = self.health.known.state.lock();
         state.load.charge(took, now_ns);
         state.breaker.abandoned(self.is_probe);
     }
@@ -153,12 +163,12 @@ impl Running {
     pub fn failed(&mut self) {
         match self.judge() {
             Some((took, now_ns)) => {
-                let mut state = self.health.state.lock();
+                let mut state = self.health.known.state.lock();
                 state.load.charge(took, now_ns);
                 state.breaker.failed(now_ns, self.is_probe);
             }
             None if self.began_ns.is_some() => {
-                self.health.state.lock().breaker.failed(monotonic_ns(), false);
+                self.health.known.state.lock().breaker.failed(monotonic_ns(), false);
             }
             None => {}
         }
@@ -170,7 +180,7 @@ impl Running {
         if std::mem::replace(&mut self.is_judged, true) {
             return None;
         }
-        self.health.pending.fetch_sub(1, Relaxed);
+        self.health.known.pending.fetch_sub(1, Relaxed);
         let now_ns = monotonic_ns();
         Some((Duration::from_nanos(now_ns.saturating_sub(began_ns)), now_ns))
     }
@@ -182,7 +192,7 @@ impl Drop for Running {
             return;
         }
         let waited = self.judge();
-        let mut state = self.health.state.lock();
+        let mut state = self.health.known.state.lock();
         state.breaker.abandoned(self.is_probe);
         // It would have taken at least as long as its caller waited.
         if let Some((took, now_ns)) = waited

@@ -1,8 +1,10 @@
 //! Tables of routes: who is served by whom, and what makes no table.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::*;
+use ringmain_policy::timeouts::AdaptiveRule;
 use ringmain_upstream::EndpointConfig;
 
 fn endpoint(name: &str) -> Arc<Endpoint> {
@@ -94,10 +96,42 @@ fn a_reload_keeps_what_is_known_of_an_endpoint() {
     let mut same = table(&Rules::default());
     same.adopt(&before);
     assert!(Arc::ptr_eq(&health(&before), &health(&same)));
+    // Another time limit changes nothing of what is known.
+    let mut rules = EndpointRules::default();
+    rules.limits.head = Some(Duration::from_secs(7));
+    let slower = HashMap::from([("kept".to_owned(), rules)]);
+    let mut limited = table(&Rules { endpoints: slower, ..Rules::default() });
+    limited.adopt(&before);
+    let mut running = health(&before).leave(false, 0).ok().unwrap();
+    running.begin();
+    assert_eq!(health(&limited).condition().pending, 1);
+    assert_eq!(health(&limited).rules(), &rules);
     let mut rules = EndpointRules::default();
     rules.breaker.failures = 1;
     let changed = HashMap::from([("kept".to_owned(), rules)]);
     let mut other = table(&Rules { endpoints: changed, ..Rules::default() });
     other.adopt(&before);
     assert!(!Arc::ptr_eq(&health(&before), &health(&other)));
+    assert_eq!(health(&other).condition().pending, 0);
+}
+
+#[test]
+fn a_reload_keeps_what_the_limits_of_a_route_have_learned() {
+    let table = |floor_ms| {
+        let floor = Duration::from_millis(floor_ms);
+        let adaptive = Some(AdaptiveRule { floor, ..AdaptiveRule::default() });
+        let of_route = RouteRules { adaptive, ..RouteRules::default() };
+        let rules =
+            Rules { routes: HashMap::from([("m".to_owned(), of_route)]), ..Rules::default() };
+        let routes = vec![route("m", vec![Target::new("a")])];
+        RouteTable::new(routes, vec![endpoint("a")]).unwrap().with_rules(&rules)
+    };
+    let seen = |table: &RouteTable| {
+        table.find("m", &Identity::default()).unwrap().adaptive.clone().unwrap()
+    };
+    let (before, mut same, mut other) = (table(5), table(5), table(6));
+    same.adopt(&before);
+    other.adopt(&before);
+    assert!(Arc::ptr_eq(&seen(&before), &seen(&same)));
+    assert!(!Arc::ptr_eq(&seen(&before), &seen(&other)));
 }

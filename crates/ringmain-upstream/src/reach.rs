@@ -3,7 +3,9 @@
 //! All callers share the endpoint's account. What the provider stores for one of them is there
 //! for whoever knows or lists its name, and a path can name a model that the body does not.
 
+use ringmain_wire::RequestHead;
 use ringmain_wire::head::Method;
+use thiserror::Error;
 
 /// APIs whose model is the one that the body names.
 const MODEL_IN_BODY: [&str; 10] = [
@@ -47,6 +49,57 @@ pub fn touches_stored(method: Method, path: &str) -> bool {
     }
 }
 
+/// Why an endpoint could read another model out of a request than the one its body was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OtherReading {
+    /// The body is no JSON to its reader, or other text than was judged.
+    #[error("a body whose model is judged must have the content type application/json, in UTF-8")]
+    ContentType,
+    /// Some servers take a field of the query for one of the body.
+    #[error("a request whose model is judged takes no query but beta=true and api-version=VERSION")]
+    Query,
+}
+
+/// Whether what stands around the body lets the endpoint read it only as it was judged: as JSON in
+/// UTF-8, with nothing of it in the query.
+///
+/// # Errors
+/// [`OtherReading`] says what could be read otherwise. Requests without a body are good.
+pub fn reads_as_judged(head: &RequestHead<'_>) -> Result<(), OtherReading> {
+    if head.method != Method::Post {
+        return Ok(());
+    }
+    if !head.content_type.is_none_or(is_json) {
+        return Err(OtherReading::ContentType);
+    }
+    let query = head.path.split_once('?').map_or("", |(_, query)| query);
+    match query.is_empty() || query.split('&').all(is_plain_field) {
+        true => Ok(()),
+        false => Err(OtherReading::Query),
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let mut parts = content_type.split(';').map(str::trim);
+    let is_utf8 = |parameter: &str| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        !name.trim().eq_ignore_ascii_case("charset")
+            || value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+    };
+    parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
+        && parts.all(is_utf8)
+}
+
+/// A field of a query that stock clients send and that names nothing.
+fn is_plain_field(field: &str) -> bool {
+    let is_version = |value: &str| {
+        let part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+        value.bytes().all(part)
+    };
+    field == "beta=true" || field.strip_prefix("api-version=").is_some_and(is_version)
+}
+
 fn without_query(path: &str) -> &str {
     path.split('?').next().unwrap_or_default()
 }
@@ -67,6 +120,44 @@ mod tests {
         }
         for path in ["/", "/batches", "/files", "/messages/batches", "/models", "/x?/completions"] {
             assert!(!goes_by_body_model(Method::Post, path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_judged_body_is_json_to_its_reader_and_nothing_else_is_read() {
+        let judge = |content_type, path| {
+            let mut head = RequestHead::post("m", path);
+            head.content_type = content_type;
+            reads_as_judged(&head)
+        };
+        const PATH: &str = "/chat/completions";
+        for good in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+        ] {
+            assert_eq!(judge(Some(good), PATH), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "text/plain",
+            "multipart/form-data; boundary=X",
+            "application/x-www-form-urlencoded",
+            "application/json, multipart/form-data",
+            "application/json; charset=utf-7",
+            "application/json; Charset = \"utf-16\"",
+            "application/json; charset=utf-8; charset=utf-7",
+            "application/json; charset",
+        ] {
+            assert_eq!(judge(Some(bad), PATH), Err(OtherReading::ContentType), "{bad}");
+        }
+        for good in ["", "?", "?beta=true", "?api-version=2024-10-21&beta=true"] {
+            assert_eq!(judge(None, &format!("{PATH}{good}")), Ok(()), "{good}");
+        }
+        for bad in ["?model=x", "?beta=true&model=x", "?api-version=1;model=x", "?mod%65l=x", "?a"]
+        {
+            let path = format!("{PATH}{bad}");
+            assert_eq!(judge(None, &path), Err(OtherReading::Query), "{bad}");
         }
     }
 

@@ -7,7 +7,8 @@
 //!
 //! Parsers disagree about keys: some compare them without regard to case, and of two equal keys
 //! some take the first and some the last. Where a model is put, a body that could be read in two
-//! ways is refused.
+//! ways is refused. So is one with a control character in a string: it is no JSON, and to a reader
+//! of another format it could be where a field begins.
 //!
 //! The scan knows the top level only: it finds keys and the ranges of their values and steps over
 //! strings and nested values by their brackets. It does not validate what it steps over; the
@@ -254,6 +255,11 @@ fn spelling(raw: &[u8], key: &str) -> Option<Spelling> {
     text.replace('\u{17f}', "s").eq_ignore_ascii_case(key).then_some(Spelling::Alike)
 }
 
+/// Looks at every byte, so that the compiler can look at many at once.
+fn has_control(bytes: &[u8]) -> bool {
+    bytes.iter().fold(false, |found, byte| found | (*byte < b' '))
+}
+
 struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -338,10 +344,14 @@ impl<'a> Scanner<'a> {
 
     fn string(&mut self) -> Result<(), SpliceError> {
         self.expect(b'"', "no quote where a string begins")?;
+        let start = self.at;
         while let Some(found) = memchr2(b'"', b'\\', &self.bytes[self.at..]) {
             self.at += found + 1;
             if self.bytes[self.at - 1] == b'"' {
-                return Ok(());
+                return match has_control(&self.bytes[start..self.at]) {
+                    true => self.fail("a control character inside the string before"),
+                    false => Ok(()),
+                };
             }
             // Whatever is escaped, a quote or a backslash too, is no end of the string.
             self.at = (self.at + 1).min(self.bytes.len());
@@ -460,9 +470,20 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_object_is_refused_when_a_model_is_needed() {
-        for body in
-            ["", "[]", "null", "{", "{\"a\":}", "{\"a\":[}]}", "{} {}", "{\"a\"", "{\"a\":\"\\"]
-        {
+        for body in [
+            "",
+            "[]",
+            "null",
+            "{",
+            "{\"a\":}",
+            "{\"a\":[}]}",
+            "{} {}",
+            "{\"a\"",
+            "{\"a\":\"\\",
+            "{\"a\":\"\r\n\"}",
+            "{\"a\":[\"\\\n\"]}",
+            "{\"a\u{1}\":1}",
+        ] {
             let bytes = Bytes::copy_from_slice(body.as_bytes());
             let error = splice(&bytes, model("y")).unwrap_err();
             assert!(matches!(error, SpliceError::NotAnObject { .. }), "{body}: {error}");

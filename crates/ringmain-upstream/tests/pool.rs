@@ -342,6 +342,46 @@ async fn a_stream_that_a_server_does_not_take_lets_its_body_go() {
     }
 }
 
+/// A server answers the first request without having read its body, which then stands still; the
+/// second request on the connection ends undisturbed, and the third gets another.
+#[tokio::test]
+async fn an_upload_that_stands_still_does_not_cut_others() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut unread = Vec::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let length = &request.headers()["content-length"];
+                    let delay = if length.len() > 3 { 0 } else { 900 };
+                    unread.push(request);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(delay)).await;
+                        let head = http::Response::new(());
+                        let mut body = respond.send_response(head, false).unwrap();
+                        body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+                        std::future::poll_fn(|cx| body.poll_reset(cx)).await
+                    });
+                }
+            });
+        }
+    });
+    let endpoint = Arc::new(endpoint(&url, prior));
+    let second = {
+        let endpoint = endpoint.clone();
+        tokio::spawn(async move { call(&endpoint).await })
+    };
+    until(|| endpoint.gauges().open == 1).await;
+    let large = Bytes::from(vec![b' '; 1 << 20]);
+    finish(send_body(&endpoint, large.clone()).await.unwrap()).await.unwrap();
+    assert_eq!(soon(second).await.unwrap().unwrap(), 2);
+    until(|| large.is_unique()).await;
+    assert_eq!(call(&endpoint).await.unwrap(), 2);
+    assert_eq!(endpoint.gauges().opened, 2);
+}
+
 #[tokio::test]
 async fn at_the_worst_gap_a_request_meets_no_closing_connection() {
     let idle = Some(Duration::from_millis(300));

@@ -153,7 +153,7 @@ impl Endpoint {
         })?;
         let has_body = call.head.method == Method::Post;
         let mut request = Request::new(head::method(call.head), url);
-        *request.headers_mut() = head::request_headers(call.head, has_body);
+        *request.headers_mut() = head::request_headers(call.head, has_body, call.model.is_some());
         head::complete(request.headers_mut(), self.config.dialect);
         if let Some(coding) = sending.outline.coding {
             request.headers_mut().insert(CONTENT_ENCODING, coding.header());

@@ -24,8 +24,13 @@ pub(super) fn method(head: &RequestHead<'_>) -> Method {
 }
 
 /// The header fields of a request. The head was judged, so each of them fits; the credential is
-/// put in after this, and no field of a caller can stand beside it.
-pub(super) fn request_headers(head: &RequestHead<'_>, has_body: bool) -> HeaderMap {
+/// put in after this, and no field of a caller can stand beside it. A body that was given its model
+/// is JSON to its reader, in no words of the caller.
+pub(super) fn request_headers(
+    head: &RequestHead<'_>,
+    has_body: bool,
+    is_judged: bool,
+) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
     for (name, value) in &head.headers {
         let name = HeaderName::from_bytes(name.as_bytes());
@@ -36,7 +41,7 @@ pub(super) fn request_headers(head: &RequestHead<'_>, has_body: bool) -> HeaderM
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
     if has_body {
-        let content_type = head.content_type.unwrap_or("application/json");
+        let content_type = head.content_type.filter(|_| !is_judged).unwrap_or("application/json");
         if let Ok(value) = HeaderValue::from_str(content_type) {
             headers.insert(CONTENT_TYPE, value);
         }

@@ -220,6 +220,7 @@ impl Endpoint {
     /// [`UpstreamError`] with the stage, and with `sent` = no only where that is proven.
     pub async fn send(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
         self.keep_stored(&call)?;
+        self.keep_as_judged(&call)?;
         let Some(translation) = Translation::of(&self.config, &call)? else {
             return self.send_own(call).await;
         };
@@ -273,6 +274,17 @@ impl Endpoint {
             || self.may_ask_for_usage(call)
             || self.encoder.is_on()
             || Translation::is_needed(self.config.dialect, call.head)
+    }
+
+    /// A request whose model is put in must be one that the provider reads like we do.
+    fn keep_as_judged(&self, call: &Call<'_>) -> Result<(), UpstreamError> {
+        if call.model.is_none() {
+            return Ok(());
+        }
+        reach::reads_as_judged(call.head).map_err(|error| {
+            let message = format!("endpoint {}: {error}", self.config.name);
+            UpstreamError::new(Code::InvalidRequest, Stage::Intake, Sent::No, message)
+        })
     }
 
     /// What the provider stored for one caller is not for the others.

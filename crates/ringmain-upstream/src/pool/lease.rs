@@ -18,8 +18,11 @@ use crate::error::UpstreamError;
 /// How long the HTTP client may hold a request that was given up, on a connection that nobody
 /// else uses.
 const LET_GO: Duration = Duration::from_millis(50);
-/// The same where others would be cut with it.
-const LET_GO_SHARED: Duration = Duration::from_millis(500);
+/// The same where others would be cut with it: they get no company any more, and the time that
+/// most of them need to end.
+const LET_GO_SHARED: Duration = Duration::from_secs(10);
+/// When such a connection gets no further requests.
+const LET_GO_RETIRED: Duration = Duration::from_millis(500);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -219,14 +222,20 @@ impl Lease {
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             let since = Instant::now();
+            let mut is_retired = false;
             // Bound: the longer of the two limits.
             while !stream.is_let_go() {
+                let passed = since.elapsed();
+                // A retired slot without a request has another connection already, or none.
                 let others = pool.streams_on(id);
-                let limit = if others > 0 { LET_GO_SHARED } else { LET_GO };
-                if since.elapsed() >= limit {
+                if passed >= LET_GO && others == 0 || passed >= LET_GO_SHARED {
                     pool.retire(id, Cause::Aborted);
                     line.cut();
                     return;
+                }
+                if passed >= LET_GO_RETIRED && !is_retired {
+                    pool.retire(id, Cause::Aborted);
+                    is_retired = true;
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             }

@@ -120,7 +120,7 @@ impl World {
                 write!(
                     tail,
                     "[[endpoint]]\nname = {name:?}\nbase_url = {url:?}\n{trust}{}\n\
-                     connect_timeout = \"1500ms\"\n[[route]]\n\
+                     connect_timeout = \"3s\"\n[[route]]\n\
                      model = {name:?}\nendpoints = [{{ name = {name:?} }}]\n",
                     way.keys()
                 )
@@ -233,16 +233,7 @@ fn fault_of(fault: Fault, record: &CallerRecord) -> Option<String> {
 fn is_well_as_bytes(fault: Fault, record: &CallerRecord) -> bool {
     let is_end = matches!(record.end, Some(End::End { .. }));
     use Fault::*;
-    let bytes = [
-        EarlyRefusal,
-        Empty,
-        ErrorObject,
-        ErrorThenFine,
-        InvalidJson,
-        InvalidUtf8,
-        NotSse,
-        Switching,
-    ];
+    let bytes = [EarlyRefusal, Empty, ErrorObject, InvalidJson, InvalidUtf8, NotSse];
     is_end && (fault.place() == Place::Status || bytes.contains(&fault))
 }
 

@@ -37,7 +37,7 @@ pub(crate) enum Waiting {
     /// Something of the broker's own: only the deadline counts.
     Nothing,
     /// A request on its way to an endpoint; the limit depends on how far it has come.
-    Dispatch { write: Duration, head: Duration },
+    Dispatch { connect: Duration, write: Duration, head: Duration },
     /// The head of an answer.
     Head(Duration),
     /// The first content of an answer.
@@ -130,10 +130,15 @@ impl Alarm {
             Waiting::Dispatch { .. } if self.progress.is_queued() => {
                 return Ok(after(now_ns, waiting.shortest()).min(deadline.at_ns));
             }
-            Waiting::Dispatch { write, head } => {
+            Waiting::Dispatch { connect, write, head } => {
                 let passed = self.progress.idle_for();
                 match self.progress.stage() {
                     Stage::Send => (write, passed, Expired::Write(write)),
+                    // Connecting has a limit of its own, which is told as such.
+                    Stage::Connect => {
+                        let both = connect.saturating_add(head);
+                        (both, passed, Expired::Head(both))
+                    }
                     // A request without a body shows nothing between connecting and its answer.
                     _ => (head, passed, Expired::Head(head)),
                 }
@@ -159,7 +164,7 @@ impl Waiting {
     fn shortest(self) -> Duration {
         match self {
             Waiting::Nothing => Duration::MAX,
-            Waiting::Dispatch { write, head } => write.min(head),
+            Waiting::Dispatch { write, head, .. } => write.min(head),
             Waiting::Head(limit)
             | Waiting::FirstContent(limit)
             | Waiting::Idle(limit)
@@ -212,7 +217,11 @@ mod tests {
             (Waiting::FirstContent(5 * MS), Expired::FirstContent(5 * MS)),
             (Waiting::Idle(5 * MS), Expired::Idle(5 * MS)),
             (Waiting::Room(5 * MS), Expired::Room(5 * MS)),
-            (Waiting::Dispatch { write: 900 * MS, head: 5 * MS }, Expired::Head(5 * MS)),
+            // Of one whose connection does not stand yet.
+            (
+                Waiting::Dispatch { connect: 20 * MS, write: 900 * MS, head: 5 * MS },
+                Expired::Head(25 * MS),
+            ),
             (Waiting::Nothing, Expired::Deadline(DeadlineOrigin::Total)),
         ] {
             let alarm = alarm(if waiting == Waiting::Nothing { 5 * MS } else { 10_000 * MS });
@@ -256,7 +265,7 @@ mod tests {
         let waits = async {
             let mut call = call();
             call.progress = alarm.progress.clone();
-            alarm.wait_for(Waiting::Dispatch { write: 10 * MS, head: 10 * MS });
+            alarm.wait_for(Waiting::Dispatch { connect: 10 * MS, write: 10 * MS, head: 10 * MS });
             endpoint.send(call).await.map(|answer| answer.status)
         };
         let expired = tokio::select! {

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use ringmain_policy::{LimitRule, RateBucket};
 use ringmain_shm::{Listener, monotonic_ns};
 use ringmain_upstream::Endpoint;
+use ringmain_wire::Code;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Ledger;
@@ -389,7 +390,13 @@ impl Broker {
         self.live.content_bytes.fetch_add(record.bytes, Relaxed);
         match verdict {
             Ok(_) => _ = self.live.ended.fetch_add(1, Relaxed),
-            Err(failure) if record.is_dispatched => self.live.failed(failure.code),
+            // Whoever goes away, however early, was refused nothing.
+            Err(failure)
+                if record.is_dispatched
+                    || matches!(failure.code, Code::Cancelled | Code::SessionClosed) =>
+            {
+                self.live.failed(failure.code);
+            }
             Err(failure) => self.live.refused(failure.code),
         }
     }

@@ -53,7 +53,7 @@ use ringmain_wire::{Flags, Mode, RequestHead};
 use crate::account::Charge;
 use crate::allow::Identity;
 use crate::broker::Broker;
-use crate::exchange::{self, Asked, Origin, SETTLE};
+use crate::exchange::{self, Asked, Origin};
 use crate::intake::Body;
 
 pub use ringmain_ring::Push;
@@ -206,7 +206,7 @@ impl Ended {
     /// its connection can be used again. To be called after the caller was told.
     pub async fn settle(self) {
         if let Some(rest) = self.rest {
-            let _ = tokio::time::timeout(SETTLE, rest.settle()).await;
+            exchange::settle(rest).await;
         }
     }
 }

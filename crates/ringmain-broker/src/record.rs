@@ -1,7 +1,7 @@
 //! What one exchange was: filled in along the pipeline, told in one log line.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringmain_upstream::Progress;
 use ringmain_wire::frame::Usage;
@@ -36,6 +36,10 @@ pub(crate) struct Record {
     pub adaptive: Option<Arc<Adaptive>>,
     /// When the phase began that runs now, where limits learn from it.
     pub phase_began: Instant,
+    /// Longest time between two pieces of content, where limits learn from it.
+    pub longest_gap: Option<Duration>,
+    /// It was judged, and waits for its turn.
+    pub is_admitting: bool,
     /// The answer of this attempt is the one that the caller is given: nothing is tried again.
     pub is_settled: bool,
     /// Whether a request was made upstream.
@@ -64,6 +68,8 @@ impl Record {
             running: None,
             adaptive: None,
             phase_began: started,
+            longest_gap: None,
+            is_admitting: false,
             is_settled: false,
             is_dispatched: false,
             is_free: false,
@@ -88,6 +94,9 @@ impl Record {
         self.attempts += 1;
         self.is_dispatched = true;
         self.status = None;
+        // What another attempt came to is no measure of this one.
+        self.tokens = None;
+        self.produced = None;
         if self.adaptive.is_some() {
             self.phase_began = Instant::now();
         }
@@ -102,7 +111,10 @@ impl Record {
     pub fn had_content(&mut self) {
         let is_first = self.first_content.is_none();
         self.first_content.get_or_insert_with(Instant::now);
-        self.phase_is_over(if is_first { Phase::FirstContent } else { Phase::Idle });
+        match is_first {
+            true => self.phase_is_over(Phase::FirstContent),
+            false => self.gap_is_over(),
+        }
         if let Some(running) = self.running.as_mut().filter(|_| is_first) {
             running.had_content();
         }
@@ -113,6 +125,24 @@ impl Record {
             let now = Instant::now();
             adaptive.saw(phase, now.saturating_duration_since(self.phase_began));
             self.phase_began = now;
+        }
+    }
+
+    /// One answer is one sample, its longest gap: a sample for each piece would be of the many
+    /// that come together, and say nothing of the pauses between them.
+    fn gap_is_over(&mut self) {
+        if self.adaptive.is_some() {
+            let now = Instant::now();
+            let gap = now.saturating_duration_since(self.phase_began);
+            self.longest_gap = self.longest_gap.max(Some(gap));
+            self.phase_began = now;
+        }
+    }
+
+    /// The exchange is over: what its limits learn of it as a whole.
+    pub fn is_over(&mut self) {
+        if let (Some(adaptive), Some(gap)) = (&self.adaptive, self.longest_gap.take()) {
+            adaptive.saw(Phase::Idle, gap);
         }
     }
 

@@ -36,6 +36,7 @@ pub(crate) async fn run<E: Egress>(
     egress: &mut E,
     record: &mut Record,
 ) -> Result<Ended, Failure> {
+    is_final(&answer)?;
     let head = head_payload(&answer, inbound, record);
     let mut decoder = answer.decoder();
     let Inbound { alarm, body, copy, .. } = inbound;
@@ -198,6 +199,18 @@ impl<'a, E: Egress> Relay<'a, E> {
         frame.encode(&mut payload);
         Ok(Ended { payload, rest })
     }
+}
+
+/// Nobody asked for another protocol, so an interim status is not the head of an answer.
+fn is_final(answer: &Answer) -> Result<(), Failure> {
+    if answer.status >= 200 {
+        return Ok(());
+    }
+    let text = format!("the endpoint answered with the interim status {}", answer.status);
+    let mut failure =
+        Failure::while_sent(Code::UpstreamProtocol, Stage::AwaitContent, Sent::Yes, text);
+    failure.http_status = Some(answer.status);
+    Err(failure)
 }
 
 fn head_payload(answer: &Answer, inbound: &Inbound<'_>, record: &Record) -> Vec<u8> {

@@ -179,15 +179,12 @@ async fn what_must_not_be_done_twice_is_asked_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_before_its_first_content_is_asked_again() {
+async fn an_error_object_before_the_first_content_is_asked_again() {
     let role = bytes("data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n");
     for broken in [
         vec![error_event(), Step::End],
-        vec![role.clone(), error_event(), Step::End],
-        vec![role.clone(), Step::End],
-        vec![role, Step::Cut],
-        vec![bytes(": waiting\n\n"), Step::Cut],
-        vec![Step::End],
+        vec![role, error_event(), Step::End],
+        vec![bytes(": waiting\n\n"), error_event(), Step::End],
     ] {
         for mode in [Mode::Deltas, Mode::Events] {
             let world = world(&[("one", vec![broken.clone(), fine()])]).await;
@@ -200,6 +197,28 @@ async fn an_answer_that_breaks_before_its_first_content_is_asked_again() {
             let all: Vec<u8> = told.kept.frames.iter().flat_map(|f| f.1.clone()).collect();
             let all = String::from_utf8_lossy(&all).into_owned();
             assert!(heads == 1 && !all.contains("overloaded") && !all.contains("waiting"));
+        }
+    }
+}
+
+/// Behind a good head it may be work that was done: nobody is asked for it twice.
+#[tokio::test]
+async fn an_answer_that_breaks_behind_a_good_head_is_final() {
+    let role = bytes("data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n");
+    for broken in [
+        vec![role.clone(), Step::End],
+        vec![role, Step::Cut],
+        vec![bytes(": waiting\n\n"), Step::Cut],
+        vec![Step::End],
+    ] {
+        for mode in [Mode::Deltas, Mode::Events] {
+            let scripts = [("one", vec![broken.clone(), fine()]), ("two", vec![fine()])];
+            let world = world(&scripts).await;
+            let mut request = chat();
+            request.mode = mode;
+            let told = world.ask_for(request).await;
+            assert_eq!((told.failure().sent, told.attempts), (Sent::Yes, 1));
+            assert_eq!((told.kept.frames.len(), world.provider.requests()), (0, 1));
         }
     }
 }

@@ -54,6 +54,7 @@ pub(crate) async fn run<E: Egress>(
 ) -> Result<Ended, Failure> {
     let is_idempotent = verdict::is_idempotent(&inbound.head, inbound.flags);
     let mut plan = Plan::new(route.clone(), is_idempotent, inbound.id.seed());
+    record.is_admitting = true;
     record.adaptive = route.adaptive.clone().filter(|_| streams(inbound));
     let mut course = Course { route, permit, inbound, egress, record };
     let mut pick = entry::enter(&mut plan, &mut course.permit, course.inbound).await?;
@@ -103,11 +104,17 @@ impl<E: Egress> Course<'_, '_, E> {
         let ServedBy::Endpoint(endpoint) = &target.server else {
             return Ok(self.ask_producer(target, limits).await?);
         };
-        let answer = self.send(target, endpoint, running, limits).await?;
+        let mut answer = self.send(target, endpoint, running, limits).await?;
         if answer.status >= 400 {
             return Err(Failed::Refused(Box::new(answer)));
         }
         self.record.had_head();
+        if verdict::may_be_an_object(&self.inbound.head, self.inbound.mode) {
+            self.inbound.alarm.wait_for(Waiting::FirstContent(limits.first_content));
+            if answer.opens_with_error().await {
+                return Err(Failed::Refused(Box::new(answer)));
+            }
+        }
         Ok(self.relay(answer, limits).await?)
     }
 
@@ -128,7 +135,8 @@ impl<E: Egress> Course<'_, '_, E> {
             running.begin();
         }
         permit.sent();
-        alarm.wait_for(Waiting::Dispatch { write: limits.write, head: limits.head });
+        let connect = endpoint.config().connect_timeout;
+        alarm.wait_for(Waiting::Dispatch { connect, write: limits.write, head: limits.head });
         let answer = endpoint.send(call).await;
         // The endpoint repeats a request that was refused for what it put in itself.
         record.attempts = record.attempts.max(record.progress.attempts());

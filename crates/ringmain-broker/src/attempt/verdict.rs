@@ -3,7 +3,7 @@
 use ringmain_policy::retry::{Again, Fault, Hints};
 use ringmain_upstream::Answer;
 use ringmain_wire::head::Method;
-use ringmain_wire::{Code, Flags, RequestHead, Sent, Stage};
+use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent, Stage};
 
 use super::health::Running;
 use crate::failure::Failure;
@@ -16,7 +16,8 @@ const IDEMPOTENT: [&str; 6] =
 pub(crate) enum Failed {
     /// There is no answer that could be passed on.
     Lost(Failure),
-    /// An answer with an error status, whose body was not looked at.
+    /// An answer with an error status, whose body was not looked at, or a plain error object
+    /// under a good one.
     Refused(Box<Answer>),
 }
 
@@ -35,12 +36,25 @@ pub(crate) fn is_idempotent(head: &RequestHead<'_>, flags: Flags) -> bool {
     head.method != Method::Post
         || flags.has(Flags::IDEMPOTENT)
         || head.idempotency_key.is_some()
-        || IDEMPOTENT.iter().any(|api| path.ends_with(api))
+        || is_computing(path)
+}
+
+/// Whether a plain JSON answer that opens with an error is a failure: of an API that is known, for
+/// a caller who would be given it as bytes. In mode deltas the decoder says so itself.
+pub(crate) fn may_be_an_object(head: &RequestHead<'_>, mode: Mode) -> bool {
+    mode != Mode::Deltas
+        && head.method == Method::Post
+        && is_computing(head.path.split('?').next().unwrap_or_default())
+}
+
+fn is_computing(path: &str) -> bool {
+    IDEMPOTENT.iter().any(|api| path.ends_with(api))
 }
 
 impl Failed {
     pub fn fault(&self) -> Fault {
         match self {
+            Failed::Refused(answer) if answer.status < 400 => Fault::Broken,
             Failed::Refused(answer) => Fault::Refused { status: answer.status },
             Failed::Lost(failure) => fault_of(failure),
         }
@@ -69,7 +83,8 @@ impl Failed {
     pub fn charge(&self, running: &mut Running) {
         match self {
             Failed::Refused(answer) => match answer.status {
-                429 => running.was_busy(),
+                // What an object under a good status means can be this caller's request alone.
+                ..400 | 429 => running.was_busy(),
                 408 | 500.. => running.failed(),
                 _ => running.answered(),
             },
@@ -90,15 +105,12 @@ fn fault_of(failure: &Failure) -> Fault {
             code if failure.stage == Stage::Admit || !code.is_retryable() => Again::Never,
             _ => Again::Later,
         }),
-        Code::UpstreamError
-        | Code::UpstreamTruncated
-        | Code::UpstreamReset
-        | Code::UpstreamProtocol
-        | Code::UpstreamEncoding
-            if is_answered =>
-        {
-            Fault::Broken
-        }
+        // An error object in the place of content stands for a status. Whatever else broke behind
+        // a good head may be work that was done, and is not asked for twice.
+        Code::UpstreamError if is_answered => match failure.http_status {
+            Some(status) if status >= 400 => Fault::Refused { status },
+            _ => Fault::Broken,
+        },
         _ => Fault::Final,
     }
 }
@@ -131,6 +143,8 @@ fn speaks_against(failure: &Failure) -> bool {
     ) || matches!(failure.code, UpstreamReset | WriteTimeout | HeadTimeout)
         // Of what nothing went out, the wait was ours.
         && failure.sent != Sent::No
+        // It had all of the request and all of the time, and said nothing.
+        || (failure.code, failure.stage) == (TotalTimeout, Stage::AwaitHead)
 }
 
 #[cfg(test)]
@@ -151,8 +165,10 @@ mod tests {
             (UpstreamReset, Stage::Send, Sent::No, Fault::Unprocessed(Again::Now)),
             (ProducerAbsent, Stage::Admit, Sent::No, Fault::Unprocessed(Again::Never)),
             (UpstreamReset, Stage::AwaitHead, Sent::Maybe, Fault::Final),
-            (UpstreamReset, Stage::AwaitContent, Sent::Yes, Fault::Broken),
-            (UpstreamTruncated, Stage::AwaitContent, Sent::Yes, Fault::Broken),
+            (UpstreamReset, Stage::AwaitContent, Sent::Yes, Fault::Final),
+            (UpstreamTruncated, Stage::AwaitContent, Sent::Yes, Fault::Final),
+            (UpstreamProtocol, Stage::AwaitContent, Sent::Yes, Fault::Final),
+            (UpstreamEncoding, Stage::AwaitContent, Sent::Yes, Fault::Final),
             (UpstreamError, Stage::AwaitContent, Sent::Yes, Fault::Broken),
             (UpstreamTooLarge, Stage::AwaitContent, Sent::Yes, Fault::Final),
             (HeadTimeout, Stage::AwaitHead, Sent::Maybe, Fault::Final),
@@ -171,6 +187,8 @@ mod tests {
             (HeadTimeout, Stage::AwaitHead, Sent::Maybe, true),
             (UpstreamReset, Stage::Send, Sent::No, false),
             (ConnectTimeout, Stage::Connect, Sent::No, true),
+            (TotalTimeout, Stage::AwaitHead, Sent::Maybe, true),
+            (TotalTimeout, Stage::Connect, Sent::No, false),
         ] {
             assert_eq!(speaks_against(&failure(code, stage, sent)), against, "{code:?} {stage:?}");
         }

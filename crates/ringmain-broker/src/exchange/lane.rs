@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use ringmain_wire::frame::EndFrame;
 use ringmain_wire::{ExchangeId, Kind, LaneId, Request};
 
-use super::{Asked, Exchange, Held, Origin, SETTLE};
+use super::{Asked, Exchange, Held, Origin, settle};
 use crate::broker::Broker;
 use crate::egress::LaneEgress;
 use crate::failure::{Failure, Violation};
@@ -91,7 +91,7 @@ async fn run(
             drop(exchange);
             // The caller has its END; what is left of the answer only saves a connection.
             if let Some(rest) = rest {
-                let _ = tokio::time::timeout(SETTLE, rest.settle()).await;
+                settle(rest).await;
             }
         }
         Err(failure) => egress.finish(Kind::Error, &exchange.error_payload(&failure)),

@@ -3,16 +3,17 @@
 
 mod lane;
 mod outcome;
+mod tail;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use ringmain_policy::{Deadline, Slot};
 use ringmain_shm::monotonic_ns;
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Stage};
 
 pub(crate) use lane::{ping, start};
+pub(crate) use tail::settle;
 
 use crate::account::Charge;
 use crate::alarm::Alarm;
@@ -27,9 +28,6 @@ use crate::record::Record;
 use crate::relay::Ended;
 use crate::session::Session;
 use crate::stop::{Stop, StopCause};
-
-/// How long the rest of an answer behind its terminal marker is read, for the connection's sake.
-pub(crate) const SETTLE: Duration = Duration::from_secs(1);
 
 /// An exchange that was accepted. Dropped before it was settled, it counts as one that its caller
 /// left.
@@ -232,6 +230,7 @@ impl Exchange {
             return;
         }
         self.held.settle();
+        self.record.is_over();
         self.broker.count(verdict, &self.record);
         self.ended = Some(verdict.as_ref().map(|_| ()).map_err(|failure| failure.code));
     }
@@ -288,6 +287,7 @@ mod tests {
         assert_eq!((broker.ledger().held(7, Slot::Exchanges), broker.in_flight()), (1, 1));
         drop(exchange);
         assert_eq!((broker.ledger().held(7, Slot::Exchanges), broker.in_flight()), (0, 0));
-        assert_eq!(broker.snapshot().refusals, [(Code::Cancelled, 1)]);
+        let snapshot = broker.snapshot();
+        assert_eq!((snapshot.refusals, snapshot.failures), (vec![], vec![(Code::Cancelled, 1)]));
     }
 }

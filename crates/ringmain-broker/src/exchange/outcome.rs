@@ -36,6 +36,7 @@ impl Record {
     fn reached(&self) -> (Stage, Sent) {
         let (stage, sent) = match (self.produced, self.is_dispatched) {
             (Some(produced), _) => produced,
+            (None, false) if self.is_admitting => (Stage::Admit, Sent::No),
             (None, false) => (Stage::Intake, Sent::No),
             (None, true) => {
                 let sent = self.progress.give_up();
@@ -119,5 +120,31 @@ impl Record {
             duration_us = self.started.elapsed().as_micros() as u64,
             "exchange"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_its_turn_is_past_the_intake() {
+        let mut record = Record::new();
+        assert_eq!(record.late(DeadlineOrigin::Caller).stage, Stage::Intake);
+        record.is_admitting = true;
+        let late = record.late(DeadlineOrigin::Caller);
+        assert_eq!((late.stage, late.sent), (Stage::Admit, Sent::No));
+    }
+
+    /// Nobody was attached, and an endpoint was asked instead: what counts is how far it has come.
+    #[test]
+    fn an_endpoint_behind_a_producer_is_given_up_as_such() {
+        let mut record = Record::new();
+        record.producer("p");
+        record.target("m", "e");
+        let stopped = record.stopped(StopCause::Cancelled);
+        assert_eq!((stopped.stage, stopped.sent), (Stage::Connect, Sent::No));
+        record.sent = Sent::Maybe;
+        assert_eq!(record.stopped(StopCause::Cancelled).sent, Sent::Maybe);
     }
 }

@@ -82,10 +82,9 @@ fn is_failed_answer(attempt: &ProviderRecord) -> bool {
         Some(408 | 409 | 429 | 500..=599) => true,
         // `x-should-retry: true` stands over the status.
         Some(_) if fault == Some(Fault::DoRetry400) => true,
-        // A good status and no content: an error object, nothing at all, or cut short.
+        // A good status, and an error object in the place of content.
         Some(200..=299) => {
-            let is_spoiled = |fault: Fault| !fault.is_harmless() || fault.is_transient();
-            !brought_content(attempt) && fault.is_some_and(is_spoiled)
+            !brought_content(attempt) && fault.is_some_and(|fault| fault.is_error_object())
         }
         _ => false,
     }

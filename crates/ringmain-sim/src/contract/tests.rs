@@ -301,17 +301,21 @@ fn contract_05_what_was_refused_unprocessed_may_be_sent_again() {
 
 #[test]
 fn contract_05_an_error_object_is_a_failure_before_content() {
-    let told = |once| {
+    let told = |fault, once| {
         spoiled(|history| {
             let mut first = history.provider[0].clone();
             (first.tokens_sent, first.marker_sent) = (0, false);
-            first.plan.as_mut().unwrap().script.fault = Some(Fault::ErrorObject);
+            first.plan.as_mut().unwrap().script.fault = Some(fault);
             history.provider.insert(0, first);
             history.callers[0].once = once;
         })
     };
-    assert_eq!(check(&told(false)), []);
-    finds(5, &told(true));
+    assert_eq!(check(&told(Fault::ErrorObject, false)), []);
+    finds(5, &told(Fault::ErrorObject, true));
+    // What else broke behind a good status may be work that was done.
+    for fault in [Fault::Empty, Fault::EncodingUnknown, Fault::InvalidJson, Fault::CloseEarly] {
+        finds(4, &told(fault, false));
+    }
 }
 
 #[test]

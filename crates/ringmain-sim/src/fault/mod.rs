@@ -144,6 +144,12 @@ impl Fault {
         )
     }
 
+    /// Whether an error object comes under a good status.
+    pub fn is_error_object(self) -> bool {
+        use Fault::*;
+        matches!(self, ErrorEvent | ErrorFirst | ErrorLines | ErrorObject | ErrorThenFine)
+    }
+
     /// Whether the end of an answer with it is not the end that its provider means.
     pub(crate) fn spoils_end(self) -> bool {
         !self.is_harmless() && !matches!(self, Fault::BigEvent | Fault::InvalidJson)

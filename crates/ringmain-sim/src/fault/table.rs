@@ -119,7 +119,7 @@ faults! {
     BadHeader "bad_header" Framing One [UpstreamProtocol] "a header line without a colon";
     EarlyHints "early_hints" Framing One [] "100 and 103 come before the answer";
     ManyHints "many_hints" Framing One [] "a thousand answers 103 come before the answer";
-    Switching "switching" Framing One [UpstreamProtocol, UpstreamStatus, UpstreamReset]
+    Switching "switching" Framing One [UpstreamProtocol, UpstreamReset]
         "101 to a protocol that nobody asked for";
     Http10 "http_10" Framing One [] "an answer of HTTP/1.0";
     LengthLong "length_long" Framing One [UpstreamTruncated, UpstreamReset]

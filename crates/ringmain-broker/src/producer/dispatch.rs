@@ -40,13 +40,15 @@ pub(crate) async fn ask<E: Egress>(
     let mut draft = reserve(target.name(), inbound, head_bytes, body_bytes)?;
     draft.put_head(head);
     draft.put_body(text).await;
-    inbound.body.release();
-    egress.release_request();
-    egress.flush();
+    // Looked at before the caller has its memory back: who is asked next needs it.
     if let Some(gone) = draft.producer.gone() {
         let text = format!("producer {} is gone: {}", target.name(), gone.text);
         return Err(Failure::new(Code::ProducerGone, Stage::Admit, text));
     }
+    // From here on nothing fails: the request is the producer's.
+    inbound.body.release();
+    egress.release_request();
+    egress.flush();
     record.target(&route.model, target.name());
     record.is_free = !draft.producer.is_trusted;
     record.produced = Some((Stage::AwaitHead, Sent::Maybe));

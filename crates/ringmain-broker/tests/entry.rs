@@ -18,7 +18,9 @@ use ringmain_policy::breaker::BreakerRule;
 use ringmain_policy::retry::RetryPolicy;
 use ringmain_policy::{Backoff, LimitRule, LimitUid, Rate};
 use ringmain_upstream::{Endpoint, EndpointConfig, UsageSplice};
-use ringmain_wire::{Kind, ResponseHead};
+use ringmain_wire::{Code, Kind, ResponseHead};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -132,4 +134,36 @@ async fn a_refused_attempt_holds_nothing_while_it_waits() {
     .await;
     assert!(second < first && first >= 1000 * MS, "{second:?} {first:?}");
     assert_eq!(provider.requests(), 3);
+}
+
+/// A refusal that does not come to its end is not waited for, and passed on in words of our own
+/// where no attempt follows it after all.
+#[tokio::test]
+async fn a_refusal_without_an_end_is_not_held() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let provider = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = b"HTTP/1.1 503 No\r\nretry-after: 0\r\ncontent-length: 100\r\n\r\nwait ";
+        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+        stream.write_all(head).await.unwrap();
+        // It ends when the broker lets go of the connection.
+        while let Ok(1..) = stream.read(&mut [0; 64]).await {}
+    });
+    let mut config = EndpointConfig::new("a", format!("http://{address}/v1"));
+    config.usage = UsageSplice::Off;
+    let endpoint = Arc::new(Endpoint::new(config).unwrap());
+    let mut config = BrokerConfig::default();
+    // Nothing comes back for a second attempt in time.
+    let requests = Some(Rate { per_minute: 1, burst: 1 });
+    config.rates = vec![LimitRule { requests, ..LimitRule::default() }];
+    let served = Served::start(config, RouteTable::new(vec![], vec![endpoint]).unwrap());
+    let mut exchange = Exchange::begin(&served.broker, caller()).unwrap();
+    let mut request = chat();
+    request.deadline_ns = Some(ringmain_shm::monotonic_ns() + 8_000_000_000);
+    let mut kept = Kept::default();
+    let failure = soon(exchange.run(request, &mut kept)).await.verdict.err().unwrap();
+    assert_eq!((failure.code, failure.http_status), (Code::UpstreamStatus, Some(503)));
+    assert!(failure.message.contains("longer than 100 ms"), "{}", failure.message);
+    soon(provider).await.unwrap();
 }

@@ -67,3 +67,35 @@ fn a_second_spelling_of_the_model_is_refused() {
     assert_eq!(error.code(), Code::InvalidRequest, "{error}");
     assert_eq!(provider.log().len(), 0);
 }
+
+/// Whatever else a server may read for the model: a query, or a body of another form or charset.
+#[test]
+fn a_guarded_model_cannot_be_named_beside_the_judged_key() {
+    let provider = Provider::start(ProviderConfig::default()).unwrap();
+    let tail = "[[route]]\nmodel = \"secret\"\nendpoints = [{ name = \"local\" }]\n\
+                allow = [\"uid:54321\"]\n";
+    let broker = Broker::start(provider.addr(), Config { tail: tail.into(), ..Config::default() });
+    let client = Client::at(broker.socket()).unwrap();
+    let json = "application/json";
+    let plain = r#"{"model":"tiny","messages":[]}"#;
+    let form = r#"{"model":"tiny","a":"&model=secret&"}"#;
+    let utf7 = r#"{"model":"tiny","+AG0-odel":"secret"}"#;
+    let part = "\r\n--X\r\ncontent-disposition: form-data; name=model\r\n\r\nsecret\r\n--X--";
+    let parts = format!(r#"{{"model":"tiny","a":"{part}"}}"#);
+    for (path, content_type, body) in [
+        ("/chat/completions?model=secret", json, plain),
+        ("/chat/completions", "multipart/form-data; boundary=X", &parts),
+        ("/chat/completions", json, &parts),
+        ("/chat/completions", "application/x-www-form-urlencoded", form),
+        ("/chat/completions", "application/json; charset=utf-7", utf7),
+    ] {
+        let request = client.request("tiny", path).content_type(content_type);
+        let error = request.body(body.as_bytes()).send().unwrap_err();
+        assert_eq!(error.code(), Code::InvalidRequest, "{path} {content_type}: {error}");
+    }
+    assert_eq!(provider.log().len(), 0);
+    let usual = r#"{"model":"tiny","messages":[{"role":"user","content":"[[sim n=1]]"}]}"#;
+    let request = client.request("tiny", "/chat/completions?beta=true");
+    let request = request.content_type("application/json; charset=utf-8");
+    assert_eq!(request.body(usual.as_bytes()).send().unwrap().head.status, 200);
+}

@@ -128,8 +128,14 @@ pub(crate) fn keep_to_the_body(
 ) -> Result<(), Failure> {
     let (method, path) = (inbound.head.method, inbound.head.path);
     let is_judged = reach::goes_by_body_model(method, path) || reach::lists_models(method, path);
-    if !target.is_guarded || is_judged {
+    if !target.is_guarded {
         return Ok(());
+    }
+    if is_judged {
+        return reach::reads_as_judged(&inbound.head).map_err(|error| {
+            let text = format!("{} {}: {error}", target.role(), target.name());
+            Failure::new(Code::InvalidRequest, Stage::Intake, text)
+        });
     }
     let text = format!(
         "{} {} serves a route with an allow list, so it takes only requests whose body \

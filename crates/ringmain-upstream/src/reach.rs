@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn a_judged_body_is_json_to_its_reader_and_nothing_else_is_read() {
-        let judge = |content_type, path| {
-            let mut head = RequestHead::post("m", path);
+        let judge = |content_type: Option<&str>, path: &str| {
+            let mut head = RequestHead::new("m", path);
             head.content_type = content_type;
             reads_as_judged(&head)
         };

@@ -313,7 +313,7 @@ async fn requests_carry_what_they_must_and_nothing_else() {
     let mut config = EndpointConfig::new("test", format!("{}/", server.address));
     config.key = KeySource::File(key.path().to_owned());
     let endpoint = Endpoint::new(config).unwrap();
-    let mut head = RequestHead::new("tiny", "/embeddings?x=1");
+    let mut head = RequestHead::new("tiny", "/embeddings?beta=true");
     head.headers = vec![("x-trace", "t1")];
     head.idempotency_key = Some("k1");
     let body = Bytes::from_static(b"{\"model\":\"tiny\",\"input\":\"x\"}");
@@ -322,7 +322,7 @@ async fn requests_carry_what_they_must_and_nothing_else() {
     endpoint.send(call).await.unwrap();
     let request = server.request(0);
     for line in [
-        "POST /v1/embeddings?x=1 HTTP/1.1\r\n",
+        "POST /v1/embeddings?beta=true HTTP/1.1\r\n",
         "\r\nauthorization: Bearer sk-canary\r\n",
         "\r\nx-trace: t1\r\n",
         "\r\nidempotency-key: k1\r\n",

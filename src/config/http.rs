@@ -149,7 +149,7 @@ fn check_header(text: &str) -> Result<String, String> {
 /// Reads all clients; names and keys must differ.
 fn read_clients(tables: Vec<Section<'_>>) -> Vec<Client> {
     let mut clients: Vec<Client> = Vec::with_capacity(tables.len());
-    for (n, mut table) in tables.into_iter().enumerate().take(CLIENTS_MAX) {
+    for mut table in tables.into_iter().take(CLIENTS_MAX) {
         let name = table.required_text("name");
         if let Some(name) = &name {
             table.rename(format!("client {:?}", name.value));
@@ -166,18 +166,27 @@ fn read_clients(tables: Vec<Section<'_>>) -> Vec<Client> {
         }
         let user = table.parsed("user", identity::uid).map(|at| at.value);
         if let Some(key) = key {
+            let name = name.map(|name| name.value).unwrap_or_default();
+            let client = match user {
+                Some(uid) => Client::of_user(uid, name, key.value),
+                None => Client::alone(name, key.value),
+            };
             if clients.iter().any(|client| client.key == key.value) {
                 table.fault(key.span, "key", "is already the key of another client");
+            } else if user.is_none() && is_charged(&clients, &client) {
+                let sentence = "would be charged as another client: make another key";
+                table.fault(key.span, "key", sentence);
             }
-            let name = name.map(|name| name.value).unwrap_or_default();
-            clients.push(match user {
-                Some(uid) => Client::of_user(uid, name, key.value),
-                None => Client::alone(n as u16, name, key.value),
-            });
+            clients.push(client);
         }
         table.finish();
     }
     clients
+}
+
+/// Whether the uid of a client stands for one of these already.
+fn is_charged(clients: &[Client], client: &Client) -> bool {
+    clients.iter().any(|other| other.identity.uid == client.identity.uid)
 }
 
 #[cfg(test)]

@@ -71,6 +71,41 @@ fn http_a_stream_that_breaks_ends_with_an_error_and_without_an_end() {
     }
 }
 
+/// The end of the connection is a good end of such an answer, so this one has another end.
+#[test]
+fn http_a_broken_answer_to_http_1_0_is_a_reset() {
+    let world = World::start();
+    let ask = |script: &str| {
+        let body = chat(script).to_string();
+        let mut connection = world.connect();
+        connection.send(
+            format!(
+                "POST /v1/chat/completions HTTP/1.0\r\nhost: localhost\r\ncontent-length: {}\r\n\
+                 content-type: application/json\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        );
+        assert_eq!(connection.head().status, 200);
+        connection.rest_and_end()
+    };
+    let (rest, ended_well) = ask("n=5 gap_us=1000");
+    assert!(ended_well && String::from_utf8(rest).unwrap().ends_with("[DONE]\n\n"));
+    let (rest, ended_well) = ask("n=5 gap_us=1000 fault=close_early at=2");
+    assert!(!ended_well && String::from_utf8(rest).unwrap().contains("\"error\""));
+}
+
+#[test]
+fn http_every_response_has_an_id() {
+    let world = World::start();
+    for path in ["/healthz", "/metrics", "/v1/models", "/v1/models/nope", "/nope"] {
+        assert!(world.get(path).header("x-request-id").is_some(), "{path}");
+    }
+    let unknown = world.post("/v1/messages", &json!({"model": "tinny"}));
+    assert_eq!(unknown.header("request-id"), unknown.header("x-request-id"));
+    assert!(world.chat("n=1").header("x-request-id").is_some());
+}
+
 #[test]
 fn http_an_event_that_was_cut_off_does_not_swallow_the_error() {
     let world = World::start();

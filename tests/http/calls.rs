@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::common::Config;
 use crate::{World, chat, plain};
 
 #[test]
@@ -150,6 +151,24 @@ fn http_compressed_bodies_are_expanded_within_the_bound() {
     let bomb = post("gzip", &gzip(&vec![b' '; 10 << 20]));
     assert_eq!((bomb.status, bomb.code().as_str()), (413, "BodyTooLarge"));
     assert_eq!(world.provider.log().len(), 2);
+}
+
+/// What a body expands to is charged while it does, before the memory is taken.
+#[test]
+fn http_what_expands_is_charged_for() {
+    let tail = "[quota]\ncopy_bytes = 1048576\n".to_owned();
+    let config = Config { tail, ..Config::default() };
+    let world = World::of("", config, ringmain_sim::ProviderConfig::default());
+    let packed = zstd::encode_all(&vec![b' '; 20 << 20][..], 1).unwrap();
+    let headers = [("content-encoding", "zstd")];
+    let reply = world.connect().post("/v1/chat/completions", &headers, &packed);
+    assert_eq!((reply.status, reply.code().as_str()), (429, "QuotaExceeded"));
+    let body = json!({"model": "tiny", "x": "y".repeat(300_000)}).to_string();
+    let packed = zstd::encode_all(body.as_bytes(), 1).unwrap();
+    for _ in 0..4 {
+        let reply = world.connect().post("/v1/chat/completions", &headers, &packed);
+        assert_ne!((reply.status, reply.code().as_str()), (429, "QuotaExceeded"));
+    }
 }
 
 #[test]

@@ -127,6 +127,18 @@ impl Connection {
         std::mem::take(&mut self.seen)
     }
 
+    /// The same, and whether that end was a good one and no reset.
+    pub fn rest_and_end(&mut self) -> (Vec<u8>, bool) {
+        let ended_well = loop {
+            match self.read_some() {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+        };
+        (std::mem::take(&mut self.seen), ended_well)
+    }
+
     /// Whether the other end has closed, within this time.
     pub fn is_closed_within(&mut self, time: Duration) -> bool {
         self.limit(time);

@@ -140,10 +140,10 @@ impl AnswerBody {
     /// What is left, and why nothing follows.
     fn last_words(&self, refusal: &Refusal) -> Option<Bytes> {
         let mut outlet = self.running.outlet.lock();
-        let is_between = outlet.is_between_events();
+        let (is_between, was_told) = (outlet.is_between_events(), outlet.told_error());
         let rest = outlet.take();
         // The provider's own error event has gone out as it came.
-        if !self.is_stream || refusal.failure.code == Code::UpstreamError {
+        if !self.is_stream || was_told {
             return (!rest.is_empty()).then_some(rest);
         }
         let message = format!("{} ({})", refusal.failure.message, refusal.id);

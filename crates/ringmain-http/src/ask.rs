@@ -1,5 +1,5 @@
 //! Which route a request is for: what a header says, else the `model` of its body, else the default
-//! of the configuration. A body whose route a header names is not looked into at all.
+//! of the configuration. A header and a body that name different ones are refused.
 
 use std::borrow::Cow;
 
@@ -37,10 +37,43 @@ pub(crate) async fn route(
     if let Some(value) = headers.get(ROUTE_HEADER) {
         let text = value.to_str().map(str::trim).map(str::to_owned);
         let bad = |_| Refusal::new(Code::InvalidRequest, format!("{ROUTE_HEADER} is not text"));
-        return text.map_err(bad);
+        let route = text.map_err(bad)?;
+        return agreed(route, headers, body).await;
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or("application/json").to_owned();
+    let model = look(content_type.unwrap_or("application/json").to_owned(), body).await?;
+    model.or_else(|| default.map(str::to_owned)).ok_or_else(|| {
+        let text = format!(
+            "the request names no model: give its body a \"model\", or send the header \
+             {ROUTE_HEADER}"
+        );
+        Refusal::new(Code::InvalidRequest, text)
+    })
+}
+
+/// The route that a header names, if the body names no other model: what was judged is what the
+/// provider reads.
+async fn agreed(route: String, headers: &HeaderMap, body: &Bytes) -> Result<String, Refusal> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = match body.trim_ascii_start().first() {
+        // Whatever it is called.
+        Some(b'{') => "application/json",
+        Some(_) => content_type.filter(|text| is_form(text)).unwrap_or_default(),
+        None => return Ok(route),
+    };
+    match look(content_type.to_owned(), body).await? {
+        Some(model) if model != route => {
+            let text = format!(
+                "{ROUTE_HEADER} is {route:?} and the \"model\" of the body is {model:?}: send one \
+                 of them, or the same twice"
+            );
+            Err(Refusal::new(Code::InvalidRequest, text))
+        }
+        _ => Ok(route),
+    }
+}
+
+async fn look(content_type: String, body: &Bytes) -> Result<Option<String>, Refusal> {
     let found = match body.len() {
         small if small <= INLINE_BYTES_MAX => model(&content_type, body),
         _ => {
@@ -49,14 +82,7 @@ pub(crate) async fn route(
             task.await.unwrap_or_else(|error| Err(error.to_string()))
         }
     };
-    let model = found.map_err(|text| Refusal::new(Code::InvalidRequest, text))?;
-    model.or_else(|| default.map(str::to_owned)).ok_or_else(|| {
-        let text = format!(
-            "the request names no model: give its body a \"model\", or send the header \
-             {ROUTE_HEADER}"
-        );
-        Refusal::new(Code::InvalidRequest, text)
-    })
+    found.map_err(|text| Refusal::new(Code::InvalidRequest, text))
 }
 
 /// The model that a body names.
@@ -79,6 +105,11 @@ fn model(content_type: &str, body: &[u8]) -> Result<Option<String>, String> {
             .and_then(|named: Named<'_>| named.model.map(Cow::into_owned))),
         _ => Ok(None),
     }
+}
+
+fn is_form(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("multipart/form-data")
 }
 
 fn boundary(content_type: &str) -> Option<&str> {
@@ -162,7 +193,16 @@ mod tests {
         assert_eq!(route(&headers, &body, None).await.unwrap_err().status, 400);
         assert_eq!(route(&headers, &body, Some("d")).await.unwrap(), "d");
         headers.insert(ROUTE_HEADER, "h".parse().unwrap());
-        assert_eq!(route(&headers, &Bytes::from_static(b"{"), Some("d")).await.unwrap(), "h");
+        assert_eq!(route(&headers, &body, Some("d")).await.unwrap(), "h");
+        for (json, status) in [
+            ("not JSON", None),
+            (r#"{"model":"h"}"#, None),
+            (r#"{"model":"other"}"#, Some(400)),
+            (r#"{"model":"h","model":"other"}"#, Some(400)),
+        ] {
+            let judged = route(&headers, &Bytes::from_static(json.as_bytes()), None).await;
+            assert_eq!(judged.err().map(|refusal| refusal.status), status, "{json}");
+        }
     }
 
     proptest! {

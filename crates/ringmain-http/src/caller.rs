@@ -43,7 +43,9 @@ pub(crate) fn identify(
     headers: &HeaderMap,
 ) -> Result<Identity, Refusal> {
     match peer {
-        Peer::Unix(identity) if allow.permits(identity) => Ok(identity.clone()),
+        Peer::Unix(identity) if allow.permits(identity) || is_member(config, identity) => {
+            Ok(identity.clone())
+        }
         Peer::Unix(identity) => {
             let text = format!("uid {} may not use this broker", identity.uid);
             Err(Refusal::new(Code::NotAllowed, text))
@@ -55,16 +57,22 @@ pub(crate) fn identify(
     }
 }
 
+/// Whether the group of the Unix sockets is one of its own: it was given them to call.
+fn is_member(config: &HttpConfig, identity: &Identity) -> bool {
+    config.socket_group.is_some_and(|gid| identity.gid == gid || identity.groups.contains(&gid))
+}
+
 fn by_key(config: &HttpConfig, headers: &HeaderMap) -> Result<Identity, Refusal> {
     let unknown = |text| Err(Refusal::unknown_caller(text));
-    let Some(key) = key(headers) else {
+    // A proxy or a library may fill in the one that the caller did not mean.
+    let sent = keys(headers).map(|key| key.map(KeyHash::of));
+    if sent == [None, None] {
         return unknown("this broker asks for a key: send one that `ringmain key new` made");
-    };
-    let sent = KeyHash::of(key);
+    }
     // All are compared, so that the time does not tell which one it was.
     let mut found = None;
     for client in &config.clients {
-        if client.key.matches(&sent) {
+        for _ in sent.iter().flatten().filter(|sent| client.key.matches(sent)) {
             found = Some(client);
         }
     }
@@ -74,14 +82,14 @@ fn by_key(config: &HttpConfig, headers: &HeaderMap) -> Result<Identity, Refusal>
     }
 }
 
-/// The key where the libraries of either API put it.
-fn key(headers: &HeaderMap) -> Option<&str> {
+/// The keys where the libraries of either API put them.
+fn keys(headers: &HeaderMap) -> [Option<&str>; 2] {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
     });
-    bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()))
+    [bearer, headers.get("x-api-key").and_then(|value| value.to_str().ok())]
 }
 
 #[cfg(test)]
@@ -100,15 +108,42 @@ mod tests {
     fn the_first_client_closes_the_port() {
         let mut config = HttpConfig::default();
         assert_eq!(who(&config, "authorization", "Bearer x"), Ok(NOBODY));
-        config.clients.push(Client::alone(0, "a", KeyHash::of("rmk-a")));
+        config.clients.push(Client::alone("a", KeyHash::of("rmk-a")));
         config.clients.push(Client::of_user(1000, "b", KeyHash::of("rmk-b")));
-        assert_eq!(who(&config, "authorization", "Bearer rmk-a"), Ok(0xfffe_0000));
+        assert_eq!(
+            who(&config, "authorization", "Bearer rmk-a"),
+            Ok(config.clients[0].identity.uid)
+        );
         assert_eq!(who(&config, "authorization", "bearer  rmk-b"), Ok(1000));
         assert_eq!(who(&config, "x-api-key", "rmk-b"), Ok(1000));
         for bad in ["Bearer x", "Basic rmk-a", "rmk-a", "Bearer"] {
             assert_eq!(who(&config, "authorization", bad), Err(401), "{bad}");
         }
         assert_eq!(who(&config, "accept", "*/*"), Err(401));
+    }
+
+    #[test]
+    fn either_place_of_a_key_is_good() {
+        let mut config = HttpConfig::default();
+        config.clients.push(Client::alone("a", KeyHash::of("rmk-a")));
+        let mut headers = HeaderMap::new();
+        let mut judged = |bearer: &str, key: &str| {
+            headers.insert(AUTHORIZATION, bearer.parse().unwrap());
+            headers.insert("x-api-key", key.parse().unwrap());
+            let peer = Peer::Tcp([127, 0, 0, 1].into());
+            identify(&config, &Allow::nobody(), &peer, &headers).is_ok()
+        };
+        assert!(judged("Bearer unused", "rmk-a") && judged("Bearer rmk-a", "unused"));
+        assert!(!judged("Bearer unused", "unused"));
+    }
+
+    #[test]
+    fn members_of_the_socket_s_group_may_call() {
+        let config = HttpConfig { socket_group: Some(50), ..HttpConfig::default() };
+        let peer = |gid, groups| Peer::Unix(Identity { uid: 9, gid, pid: 0, groups });
+        let judged = |peer| identify(&config, &Allow::nobody(), &peer, &HeaderMap::new()).is_ok();
+        assert!(judged(peer(50, Vec::new())) && judged(peer(9, vec![7, 50])));
+        assert!(!judged(peer(9, vec![7])));
     }
 
     #[test]

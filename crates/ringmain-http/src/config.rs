@@ -13,9 +13,11 @@ use crate::key::KeyHash;
 /// an allow list is open to them unless it says so.
 pub const NOBODY: u32 = 65_534;
 
-/// First of the uids that stand for clients without a user of their own. The kernel gives them to
-/// nobody, so each such client is charged for itself.
-const CLIENT_UIDS: u32 = 0xfffe_0000;
+/// The uids that stand for clients without a user of their own: this bit, and as many bits of the
+/// key's digest as the mask has. No system gives them to anybody, so each such client is charged
+/// for itself, wherever it stands in the configuration.
+const CLIENT_UIDS: u32 = 0x8000_0000;
+const CLIENT_MASK: u32 = 0x3fff_ffff;
 
 /// Settings of a [`Server`](crate::Server). The default is the documented default of every key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,9 +104,9 @@ impl HttpConfig {
 }
 
 impl Client {
-    /// The `n`-th client of a configuration, judged and charged by itself.
-    pub fn alone(n: u16, name: impl Into<String>, key: KeyHash) -> Client {
-        let uid = CLIENT_UIDS + u32::from(n);
+    /// A client that is judged and charged by itself, under a uid that its key gives it.
+    pub fn alone(name: impl Into<String>, key: KeyHash) -> Client {
+        let uid = CLIENT_UIDS | key.short() & CLIENT_MASK;
         let identity = Identity { uid, gid: uid, pid: 0, groups: Vec::new() };
         Client { name: name.into(), key, identity }
     }

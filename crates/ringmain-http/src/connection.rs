@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,6 +27,8 @@ use crate::line::{Line, Socket};
 use crate::paths;
 use crate::server::Face;
 
+/// Numbers for responses that are no exchange's.
+static IDS: AtomicU64 = AtomicU64::new(1);
 /// Most bytes of a head, and of what waits to be written to a connection.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Most header fields of a request.
@@ -69,7 +72,8 @@ async fn serve<S: Socket>(
         let request = request.map(|body| Sent::body(body, &gauge));
         let answer = answer(face, router, peer, gauge.clone(), request);
         async move {
-            let response = answer.await;
+            let mut response = answer.await;
+            put_id(response.headers_mut());
             Ok::<_, Infallible>(response.map(|body| Counted { body, is_old, turn }))
         }
     });
@@ -158,6 +162,21 @@ async fn answer(
             face.count_refusal(refusal.failure.code);
             paths::refuse(&face, request, refusal).await
         }
+    }
+}
+
+/// Every response has an id for people to look for, also where none is the API's or the log's.
+fn put_id(headers: &mut http::HeaderMap) {
+    if headers.contains_key("x-request-id") {
+        return;
+    }
+    let given = ["x-ringmain-id", "request-id"].iter().find_map(|name| headers.get(*name));
+    let id = given.cloned().or_else(|| {
+        let number = IDS.fetch_add(1, Relaxed);
+        HeaderValue::from_str(&format!("http-{}-{number}", std::process::id())).ok()
+    });
+    if let Some(id) = id {
+        headers.insert("x-request-id", id);
     }
 }
 

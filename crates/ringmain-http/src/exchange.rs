@@ -96,7 +96,9 @@ async fn run(
     body: &mut Body,
     shape: Shape,
 ) -> Result<Response<Body>, Refusal> {
-    let caller = parts.extensions.get::<Identity>().cloned().unwrap_or_default();
+    // Nobody's request is not taken for root's.
+    let caller = parts.extensions.get::<Identity>().cloned();
+    let caller = caller.ok_or_else(|| Refusal::new(Code::Internal, "the caller is not known"))?;
     let begun = Exchange::begin(face.broker(), caller);
     let mut exchange =
         begun.map_err(|refused| Refusal::of(refused.failure, refused.id.to_string(), 0))?;

@@ -60,6 +60,12 @@ impl KeyHash {
         KeyHash(bytes)
     }
 
+    /// A few of its bits, to tell digests apart by.
+    pub(crate) fn short(&self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
     /// Whether both are the same, in a time that does not depend on where they differ.
     pub fn matches(&self, other: &KeyHash) -> bool {
         verify_slices_are_equal(&self.0, &other.0).is_ok()

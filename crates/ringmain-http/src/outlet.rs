@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use ringmain_broker::face::{Egress, Failure, Push};
 use ringmain_wire::frame::Usage;
 use ringmain_wire::{Code, Kind, ResponseHead, Stage};
+use serde_json::Value;
 
 use crate::refusal::put;
 use crate::shape::Shape;
@@ -29,6 +30,8 @@ pub(crate) struct Outlet {
     waiting: BytesMut,
     /// Whether the last byte written is inside of an event.
     is_mid_event: bool,
+    /// Whether the last event written is an error of the provider's own.
+    is_error: bool,
     pub usage: Option<Usage>,
 }
 
@@ -62,6 +65,22 @@ impl Outlet {
         !self.is_mid_event
     }
 
+    /// Whether the caller was told by the provider itself, in a whole event.
+    pub fn told_error(&self) -> bool {
+        self.is_error && !self.is_mid_event
+    }
+
+    fn write_event(&mut self, payload: &[u8]) -> Push {
+        let goes_on = self.is_mid_event;
+        let push = self.write(payload);
+        if push != Push::Full {
+            self.is_error = tells_error(payload) || self.is_error && goes_on;
+            // An event that its provider cut off has no end either.
+            self.is_mid_event |= !ends_event(payload);
+        }
+        push
+    }
+
     fn write(&mut self, payload: &[u8]) -> Push {
         let room = WAITING_BYTES_MAX.saturating_sub(self.waiting.len());
         if room == 0 && !payload.is_empty() {
@@ -85,12 +104,7 @@ impl Egress for OutletEgress {
     fn push(&mut self, kind: Kind, _choice: u16, payload: &[u8]) -> Result<Push, Failure> {
         let mut outlet = self.outlet.lock();
         match kind {
-            Kind::Event => {
-                let push = outlet.write(payload);
-                // An event that its provider cut off has no end either.
-                outlet.is_mid_event |= !ends_event(payload);
-                Ok(push)
-            }
+            Kind::Event => Ok(outlet.write_event(payload)),
             Kind::Body => Ok(outlet.write(payload)),
             Kind::Head => {
                 outlet.head = Some(Head::read(payload, self.shape)?);
@@ -119,6 +133,19 @@ impl Egress for OutletEgress {
 
 fn ends_event(payload: &[u8]) -> bool {
     [&b"\n\n"[..], b"\r\n\r\n", b"\r\r", b"\n\r\n"].iter().any(|end| payload.ends_with(end))
+}
+
+/// Whether an event says in its provider's words that the answer failed.
+fn tells_error(event: &[u8]) -> bool {
+    // Inside of a text the quotes would be escaped, so nearly no other event is looked into.
+    if memchr::memmem::find(event, b"\"error\"").is_none() {
+        return false;
+    }
+    let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
+    let data: Vec<&[u8]> = lines.filter_map(|line| line.strip_prefix(b"data:")).collect();
+    let Ok(object) = serde_json::from_slice::<Value>(&data.join(&b'\n')) else { return false };
+    let of_type = matches!(object["type"].as_str(), Some("error" | "response.failed"));
+    of_type || !object["error"].is_null()
 }
 
 impl Head {
@@ -183,6 +210,21 @@ mod tests {
         assert!(egress.outlet.lock().is_between_events());
         assert_eq!(egress.push(Kind::Event, 0, b"data: torn"), Ok(Push::Written));
         assert!(!egress.outlet.lock().is_between_events());
+    }
+
+    #[test]
+    fn an_error_of_the_provider_is_known_as_long_as_it_is_the_last_event() {
+        let mut egress = egress();
+        let mut told = |payload: &[u8]| {
+            assert_eq!(egress.push(Kind::Event, 0, payload), Ok(Push::Written));
+            egress.outlet.lock().told_error()
+        };
+        assert!(told(b"data: {\"error\": {\"message\": \"no\"}}\n\n"));
+        assert!(!told(b"data: {\"x\": \"\\\"error\\\"\", \"error\": null}\n\n"));
+        assert!(told(b"event: error\ndata: {\"type\": \"error\"}\n\n"));
+        assert!(!told(b"data: {\"choices\": []}\n\n"));
+        assert!(told(b"data: {\"type\":\"response.failed\",\"response\":{\"error\":{}}}\n\n"));
+        assert!(!told(b"data: {\"error\": {}}"), "it was cut off");
     }
 
     #[test]

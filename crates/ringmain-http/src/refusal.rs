@@ -8,6 +8,9 @@ use ringmain_wire::{Code, Stage};
 
 use crate::shape::{Shape, Words};
 
+/// When to come again to a broker that has no room, or is replaced by the next one.
+const COME_AGAIN_MS: u64 = 1000;
+
 /// Why a request gets no answer of a provider.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
@@ -15,8 +18,8 @@ pub(crate) struct Refusal {
     pub failure: Failure,
     /// The id of the exchange, where one had begun.
     pub id: String,
-    /// Whether the caller's library may send it again; unsaid, it goes by the status.
-    pub should_retry: Option<bool>,
+    /// Sent again it would end no better.
+    pub is_final: bool,
     /// The rest of the request is not read, so the connection cannot be used again.
     pub closes: bool,
 }
@@ -43,14 +46,25 @@ impl Refusal {
     }
 
     /// The bad end of an exchange of which nothing was answered yet. What the broker tried more
-    /// than once is not to be tried again by its caller: the two would multiply.
-    pub fn of(failure: Failure, id: String, attempts: u16) -> Refusal {
-        let status = failure.code.http_status();
-        let should_retry = match attempts {
-            0 | 1 => None,
-            _ => Some(false),
+    /// than once is not to be tried again by its caller, for the two would multiply; nor what ends
+    /// the same each time.
+    pub fn of(mut failure: Failure, id: String, attempts: u16) -> Refusal {
+        let told = failure.http_status.filter(|status| (400..600).contains(status));
+        let status = match (failure.code, told) {
+            // What the provider says inside an answer is what it would have said before it.
+            (Code::UpstreamError, Some(status)) => status,
+            (code, _) => code.http_status(),
         };
-        Refusal { status, failure, id, should_retry, closes: false }
+        if matches!(failure.code, Code::QuotaExceeded | Code::Draining) {
+            failure.retry_after_ms.get_or_insert(COME_AGAIN_MS);
+        }
+        let is_final = attempts > 1 || !failure.code.is_retryable();
+        Refusal { status, failure, id, is_final, closes: false }
+    }
+
+    /// Whether libraries send a request again that ends like this, if they are not told.
+    fn invites_retries(&self) -> bool {
+        self.status >= 500 || matches!(self.status, 408 | 409 | 429)
     }
 
     /// The response.
@@ -75,9 +89,8 @@ impl Refusal {
             put(headers, HeaderName::from_static("retry-after-ms"), &retry_after_ms.to_string());
             put(headers, http::header::RETRY_AFTER, &seconds.to_string());
         }
-        if let Some(should_retry) = self.should_retry {
-            let value = if should_retry { "true" } else { "false" };
-            headers.insert("x-should-retry", HeaderValue::from_static(value));
+        if self.is_final && self.invites_retries() {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -90,5 +103,47 @@ impl Refusal {
 pub(crate) fn put(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(refusal: &Refusal) -> http::HeaderMap {
+        refusal.response(Shape::OpenAi).headers().clone()
+    }
+
+    #[test]
+    fn what_is_final_is_not_to_be_sent_again() {
+        let said = |code, attempts| {
+            let failure = Failure::new(code, Stage::Relay, "");
+            headers(&Refusal::of(failure, String::new(), attempts)).contains_key("x-should-retry")
+        };
+        assert!(said(Code::UpstreamProtocol, 1), "it ends the same each time");
+        assert!(said(Code::UpstreamReset, 2), "it was tried again");
+        assert!(!said(Code::UpstreamReset, 1));
+        assert!(!said(Code::UnknownRoute, 1), "nobody sends it again");
+        assert!(!said(Code::QuotaExceeded, 0));
+    }
+
+    #[test]
+    fn a_broker_without_room_says_when_to_come_again() {
+        for code in [Code::QuotaExceeded, Code::Draining] {
+            assert_eq!(headers(&Refusal::new(code, ""))["retry-after"], "1");
+        }
+        assert!(!headers(&Refusal::new(Code::Internal, "")).contains_key("retry-after"));
+    }
+
+    #[test]
+    fn an_error_of_the_provider_keeps_its_status() {
+        let status = |code, http_status| {
+            let mut failure = Failure::new(code, Stage::Relay, "");
+            failure.http_status = http_status;
+            Refusal::of(failure, String::new(), 1).status
+        };
+        assert_eq!(status(Code::UpstreamError, Some(529)), 529);
+        assert_eq!(status(Code::UpstreamError, Some(200)), 502);
+        assert_eq!(status(Code::UpstreamProtocol, Some(429)), 502);
     }
 }

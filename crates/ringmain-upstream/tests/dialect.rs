@@ -101,12 +101,35 @@ fn tool_calls_find_their_index() {
         "[DONE]",
     ]);
     let expected = [
-        r#"TOOL 0 (1, "b", "g", "")"#,
-        r#"TOOL 0 (1, "", "", "{\"x\"")"#,
-        r#"TOOL 0 (1, "", "", ":1}")"#,
-        r#"TOOL 0 (2, "c", "h", "{\"y\":2}")"#,
-        r#"TOOL 0 (1, "b", "", " ")"#,
-        r#"TOOL 0 (3, "", "i", "")"#,
+        r#"TOOL 0 (0, "b", "g", "")"#,
+        r#"TOOL 0 (0, "", "", "{\"x\"")"#,
+        r#"TOOL 0 (0, "", "", ":1}")"#,
+        r#"TOOL 0 (1, "c", "h", "{\"y\":2}")"#,
+        r#"TOOL 0 (0, "b", "", " ")"#,
+        r#"TOOL 0 (2, "", "i", "")"#,
+    ];
+    assert_eq!(read[..6], expected);
+}
+
+/// Some providers give every parallel call the index 0; others make up an id for each piece.
+#[test]
+fn calls_with_one_index_are_told_apart_by_their_ids() {
+    let read = deltas(&[
+        &delta(r#""tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]"#),
+        &delta(r#""tool_calls":[{"index":0,"id":"b","function":{"name":"g","arguments":"{"}}]"#),
+        &delta(r#""tool_calls":[{"index":0,"function":{"arguments":"}"}}]"#),
+        &delta(r#""tool_calls":[{"index":1,"id":"c","function":{"name":"h","arguments":"["}}]"#),
+        &delta(r#""tool_calls":[{"index":1,"id":"made-up","function":{"arguments":"]"}}]"#),
+        &delta(r#""tool_calls":[{"index":0,"id":"a","function":{"arguments":" "}}]"#),
+        "[DONE]",
+    ]);
+    let expected = [
+        r#"TOOL 0 (0, "a", "f", "{}")"#,
+        r#"TOOL 0 (1, "b", "g", "{")"#,
+        r#"TOOL 0 (1, "", "", "}")"#,
+        r#"TOOL 0 (2, "c", "h", "[")"#,
+        r#"TOOL 0 (2, "made-up", "", "]")"#,
+        r#"TOOL 0 (0, "a", "", " ")"#,
     ];
     assert_eq!(read[..6], expected);
 }

@@ -202,7 +202,7 @@ fn what_has_no_field_of_its_own_is_put_where_it_fits() {
         (json!({"type": "enabled", "budget_tokens": 10_000}), json!("medium")),
         (json!({"type": "enabled", "budget_tokens": 32_000}), json!("high")),
         (json!({"type": "adaptive"}), Value::Null),
-        (json!({"type": "disabled"}), Value::Null),
+        (json!({"type": "disabled"}), json!("none")),
     ] {
         let written = to_chat(&messages(&json!({"thinking": thinking})));
         assert_eq!(written["reasoning_effort"], effort, "{thinking}");

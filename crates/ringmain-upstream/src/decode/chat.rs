@@ -36,10 +36,18 @@ struct Choice {
     index: u16,
     finish: Option<FinishReason>,
     refused: bool,
-    /// Index and id of each tool call.
-    tools: Vec<(u32, String)>,
-    /// The call that a piece without index and id goes on with.
-    tool: u32,
+    /// The tool calls; the one that had the latest piece stands last. Bound: [`CHOICES_MAX`].
+    tools: Vec<Tool>,
+}
+
+/// What a tool call is known by.
+#[derive(Debug)]
+struct Tool {
+    /// The provider's word, which need not be unique.
+    index: u32,
+    id: String,
+    /// Ours: calls are counted as they begin.
+    number: u32,
 }
 
 #[derive(Deserialize)]
@@ -239,8 +247,8 @@ impl Choice {
                 name: function.and_then(|f| f.name),
                 arguments: function.and_then(|f| f.arguments),
             };
-            let tool_index = self.tool_index(call.index, &tool)?;
-            queue.push_tool(index, tool_index, tool);
+            let number = self.tool_number(call.index, &tool)?;
+            queue.push_tool(index, number, tool);
         }
         if let Some(Function { name, arguments }) = delta.function_call {
             queue.push_tool(index, 0, ToolText { id: None, name, arguments });
@@ -248,29 +256,43 @@ impl Choice {
         Ok(())
     }
 
-    /// Which call a piece belongs to. An index that was given counts. Without one, a known id
-    /// names its call; another id, or a name without an id, begins the next call; anything else
-    /// goes on with the latest.
-    fn tool_index(&mut self, given: Option<i64>, tool: &ToolText<'_>) -> Result<u32, Unreadable> {
+    /// Which call a piece belongs to: its number, which is ours. An index that was given counts,
+    /// but some providers give all calls the same one: another id with a name begins the next call
+    /// there, which then is the one that the index means. An id alone does not, as others make up
+    /// one for each piece. Without an index, a known id names its call; another id, or a name
+    /// without an id, begins the next call; anything else goes on with the latest.
+    fn tool_number(&mut self, given: Option<i64>, tool: &ToolText<'_>) -> Result<u32, Unreadable> {
         let id = tool.id.filter(is_filled).map(|raw| owned(Some(raw))).unwrap_or_default();
-        let given = given.and_then(|index| u32::try_from(index).ok());
-        let known = match (given, id.is_empty()) {
-            (Some(index), _) => self.tools.iter().find(|known| known.0 == index),
-            (None, false) => self.tools.iter().find(|known| known.1 == id),
-            (None, true) if tool.name.filter(is_filled).is_some() => None,
-            (None, true) => self.tools.iter().find(|known| known.0 == self.tool),
+        let index = given.and_then(|index| u32::try_from(index).ok());
+        let is_named = tool.name.filter(is_filled).is_some();
+        let latest = |is: &dyn Fn(&Tool) -> bool| self.tools.iter().rposition(is);
+        let known = match (index, id.is_empty()) {
+            (Some(index), true) => latest(&|tool| tool.index == index),
+            (Some(index), false) => {
+                let same = latest(&|tool| tool.index == index && tool.id == id);
+                same.or_else(|| {
+                    let at = latest(&|tool| tool.index == index);
+                    at.filter(|at| !is_named || self.tools[*at].id.is_empty())
+                })
+            }
+            (None, false) => latest(&|tool| tool.id == id),
+            (None, true) if is_named => None,
+            (None, true) => self.tools.len().checked_sub(1),
         };
-        if let Some(known) = known {
-            self.tool = known.0;
-            return Ok(self.tool);
-        }
-        if self.tools.len() == CHOICES_MAX {
-            return Err(Unreadable(format!("more than {CHOICES_MAX} tool calls")));
-        }
-        let next = self.tools.iter().map(|known| known.0.saturating_add(1)).max().unwrap_or(0);
-        self.tool = given.unwrap_or(next);
-        self.tools.push((self.tool, id));
-        Ok(self.tool)
+        // The call that is gone on with stands last.
+        let tool = match known {
+            Some(at) => self.tools.remove(at),
+            None if self.tools.len() == CHOICES_MAX => {
+                return Err(Unreadable(format!("more than {CHOICES_MAX} tool calls")));
+            }
+            None => {
+                let number = self.tools.len() as u32;
+                Tool { index: index.unwrap_or(number), id, number }
+            }
+        };
+        let number = tool.number;
+        self.tools.push(tool);
+        Ok(number)
     }
 }
 

@@ -214,8 +214,9 @@ fn read_thinking<'a>(
         let mut thinking = Object::read(Path::Field(&root, "thinking"), raw)?;
         request.effort = match &*thinking.need_text("type")? {
             "enabled" => Some(effort_of(thinking.count("budget_tokens")?.unwrap_or(0))),
+            "disabled" => Some(Effort::None),
             // What an endpoint does unasked.
-            "adaptive" | "disabled" => None,
+            "adaptive" => None,
             _ => return Err(thinking.refused("type", NO_COUNTERPART)),
         };
         thinking.neutral(&[("display", &["\"summarized\""])])?;

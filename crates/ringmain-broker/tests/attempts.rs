@@ -167,10 +167,10 @@ async fn what_must_not_be_done_twice_is_asked_once() {
     // A path that may store something, unless it carries a key: which goes out as it is, each time.
     let world = crate::world(&[("one", vec![refuse(503), refuse(503), fine()])]).await;
     let mut file = chat();
-    file.head.path = "/files";
+    file.head.path = "/audio/transcriptions";
     assert_eq!(world.ask_for(file).await.attempts, 1);
     let mut keyed = chat();
-    keyed.head.path = "/files";
+    keyed.head.path = "/audio/transcriptions";
     keyed.head.idempotency_key = Some("Key-7");
     assert_eq!(world.ask_for(keyed).await.attempts, 2);
     let heads = world.provider.seen.heads.lock().unwrap();

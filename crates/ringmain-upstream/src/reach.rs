@@ -32,11 +32,24 @@ pub fn lists_models(method: Method, path: &str) -> bool {
     method == Method::Get && without_query(path) == "/models"
 }
 
-/// Whether this reads or removes something that the provider may have stored for any caller: every
-/// DELETE, and every GET but that of the models or of one model.
+/// Names in a path behind which lies what was stored, or the account itself.
+const STORED: [&str; 7] =
+    ["assistants", "batches", "files", "fine_tuning", "organization", "threads", "vector_stores"];
+
+/// Whether this POST acts on something stored: by one of the names, wherever it stands, or to
+/// cancel it. An escape could hide any of them.
+fn acts_on_stored(path: &str) -> bool {
+    let path = without_query(path);
+    let is_name = |part: &str| STORED.iter().any(|name| part.eq_ignore_ascii_case(name));
+    path.contains(['%', '\\']) || path.split('/').any(|part| is_name(part) || part == "cancel")
+}
+
+/// Whether this reads, removes or acts on something that the provider may have stored for any
+/// caller: every DELETE, every GET but that of the models or of one model, and a POST to cancel
+/// something or below one of a few names.
 pub fn touches_stored(method: Method, path: &str) -> bool {
     match method {
-        Method::Post => false,
+        Method::Post => acts_on_stored(path),
         Method::Get => match without_query(path).strip_prefix("/models") {
             Some("") => false,
             Some(rest) => {
@@ -171,7 +184,14 @@ mod tests {
             ["/files", "/responses/resp_1", "/modelsx", "/models/", "/models/a/b", "/x?/models"]
         {
             assert!(touches_stored(Method::Get, path), "{path}");
+        }
+        for path in MODEL_IN_BODY.into_iter().chain(["/audio/transcriptions", "/x?/files"]) {
             assert!(!touches_stored(Method::Post, path), "{path}");
+        }
+        for path in
+            ["/files", "/v1/Batches/b/cancel", "/responses/r/cancel", "/%66iles", "/threads/t/runs"]
+        {
+            assert!(touches_stored(Method::Post, path), "{path}");
         }
         assert!(lists_models(Method::Get, "/models?x=1"));
         assert!(!lists_models(Method::Get, "/models/tiny"));

@@ -294,8 +294,8 @@ impl Endpoint {
             return Ok(());
         }
         let message = format!(
-            "endpoint {} serves no DELETE, and no GET but that of models, unless its configuration \
-             says stored = \"shared\"",
+            "endpoint {} serves no DELETE, no GET but that of models, and no POST that acts on what is \
+             stored, unless its configuration says stored = \"shared\"",
             self.config.name
         );
         Err(UpstreamError::new(Code::NotAllowed, Stage::Intake, Sent::No, message))

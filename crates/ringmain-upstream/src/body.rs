@@ -16,10 +16,18 @@ use crate::pool::Stream;
 /// Most bytes that the HTTP client takes at once: it counts a piece as sent when it takes it, so
 /// the progress of a large body is seen in steps of this.
 const PIECE_BYTES_MAX: usize = 256 * 1024;
+/// The same where streams share a connection: one HTTP/2 frame of the size that every server takes.
+const FRAME_BYTES_MAX: usize = 16 * 1024;
 
-/// Pieces of memory that leave one after the other, uncopied, with their exact total length, so
-/// that Content-Length is set. The connection's first grasp for a piece tells that the request is
-/// being sent.
+/// Pieces of memory that leave one after the other with their exact total length, so that
+/// Content-Length is set.
+///
+/// On a connection of their own they leave uncopied. On one that may be shared each frame takes a
+/// private copy: a frame of a stream that was given up can stand half written for as long as the
+/// server does not read, and the connection is not cut for it while other streams run there. The
+/// memory of its caller must be back long before.
+///
+/// The connection's first grasp for a piece tells that the request is being sent.
 #[derive(Debug)]
 pub struct RequestBody {
     pieces: std::vec::IntoIter<Bytes>,
@@ -102,9 +110,15 @@ impl Body for RequestBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
         let this = self.get_mut();
+        let is_shared = this.stream.is_some();
+        let most = if is_shared { FRAME_BYTES_MAX } else { PIECE_BYTES_MAX };
         let piece = match this.pieces.as_mut_slice().first_mut() {
-            Some(long) if long.len() > PIECE_BYTES_MAX => Some(long.split_to(PIECE_BYTES_MAX)),
+            Some(long) if long.len() > most => Some(long.split_to(most)),
             _ => this.pieces.next(),
+        };
+        let piece = match piece {
+            Some(lent) if is_shared => Some(Bytes::copy_from_slice(&lent)),
+            piece => piece,
         };
         if let Some(piece) = &piece {
             let bytes = piece.len() as u64;
@@ -141,6 +155,22 @@ impl Body for RequestBody {
 mod tests {
     use super::*;
     use ringmain_wire::{Sent, Stage};
+
+    #[test]
+    fn frames_of_a_shared_connection_keep_no_memory_of_the_caller() {
+        let given = Bytes::from(vec![7; FRAME_BYTES_MAX * 2 + 5]);
+        let lent = given.as_ptr_range();
+        let body = RequestBody::new(vec![given], Progress::default());
+        let mut body = body.of_stream(Some(Stream::alone()));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut frames = Vec::new();
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {
+            frames.push(frame.into_data().unwrap());
+        }
+        let sizes: Vec<_> = frames.iter().map(Bytes::len).collect();
+        assert_eq!(sizes, [FRAME_BYTES_MAX, FRAME_BYTES_MAX, 5]);
+        assert!(frames.iter().all(|frame| !lent.contains(&frame.as_ptr())));
+    }
 
     #[test]
     fn zero_copy_request_body_leaves_from_where_it_lies() {

@@ -216,6 +216,12 @@ struct State {
 }
 
 impl Stream {
+    /// Of a connection without a pool.
+    #[cfg(test)]
+    pub fn alone() -> Stream {
+        Stream::new(&Arc::new(Line::new(Weak::new(), SlotId::default())), Instant::now())
+    }
+
     pub(super) fn new(line: &Arc<Line>, now: Instant) -> Stream {
         let signs = line.signs.load(Relaxed);
         Stream(Arc::new(State {

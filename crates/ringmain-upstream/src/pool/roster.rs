@@ -21,7 +21,7 @@ pub(super) struct Bounds {
 }
 
 /// One connection, ever: a slot that is used again has another serial number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SlotId {
     index: usize,
     serial: u64,

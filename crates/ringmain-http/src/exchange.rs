@@ -12,6 +12,8 @@ use http::{HeaderMap, Request as HttpRequest, Response, Version};
 use parking_lot::Mutex;
 use ringmain_broker::Identity;
 use ringmain_broker::face::{Ended, Exchange, Request};
+use ringmain_upstream::reach;
+use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Mode, RequestHead};
 
 use crate::answer::{self, Manner};
@@ -167,6 +169,17 @@ fn settle(ended: Ended) {
     }
 }
 
+/// The content type of a request. That its body is JSON, where an API takes nothing else, is often
+/// forgotten: `curl -d` then calls it a form.
+fn content_type<'a>(path: &str, given: Option<&'a str>) -> Option<&'a str> {
+    const FORGOTTEN: &str = "application/x-www-form-urlencoded";
+    let is_forgotten = given.is_some_and(|given| given.eq_ignore_ascii_case(FORGOTTEN));
+    match is_forgotten && reach::goes_by_body_model(Method::Post, path) {
+        true => Some("application/json"),
+        false => given,
+    }
+}
+
 impl Asked {
     fn new(route: String, path: &str, headers: &HeaderMap, config: &HttpConfig) -> Asked {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -180,7 +193,7 @@ impl Asked {
         Asked {
             route,
             path: path.to_owned(),
-            content_type: text(CONTENT_TYPE.as_str()).map(str::to_owned),
+            content_type: content_type(path, text(CONTENT_TYPE.as_str())).map(str::to_owned),
             idempotency_key: text("idempotency-key").map(str::to_owned),
             headers: named.collect(),
         }
@@ -200,5 +213,20 @@ impl Asked {
         let mut encoded = Vec::with_capacity(256);
         let judged = self.head().encode(&mut encoded);
         judged.map_err(|error| Refusal::new(Code::InvalidHead, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_content_type_is_that_of_the_api() {
+        let form = Some("application/x-www-form-urlencoded");
+        assert_eq!(content_type("/chat/completions", form), Some("application/json"));
+        assert_eq!(content_type("/audio/speech", form), form);
+        let other = Some("multipart/form-data; boundary=x");
+        assert_eq!(content_type("/chat/completions", other), other);
+        assert_eq!(content_type("/chat/completions", None), None);
     }
 }

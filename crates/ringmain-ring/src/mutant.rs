@@ -45,6 +45,18 @@ pub(crate) enum Mutant {
     LateWaker,
     #[cfg(all(test, loom))]
     EarlyReturn,
+    #[cfg(all(test, loom))]
+    LateRegistration,
+    #[cfg(all(test, loom))]
+    ArmAfterLook,
+    #[cfg(all(test, loom))]
+    NoLookOnceArmed,
+    #[cfg(all(test, loom))]
+    UnarmedWhileWatched,
+    #[cfg(all(test, loom))]
+    OneLaneWoken,
+    #[cfg(all(test, loom))]
+    BitClearedLate,
 }
 
 #[cfg(not(all(test, loom)))]

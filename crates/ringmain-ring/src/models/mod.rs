@@ -14,6 +14,7 @@ mod mutants;
 mod session;
 mod starved;
 mod submission;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -45,6 +45,15 @@ const CASES: &[(Mutant, &str)] = &[
     (Mutant::TerminalCursorKept, "cancel::loom_cancel_and_lane_reuse"),
     (Mutant::NoSleeperFence, "session::loom_end_to_end"),
     (Mutant::NoWriterFence, "session::loom_role_swap"),
+    (Mutant::LateRegistration, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::ArmAfterLook, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::NoLookOnceArmed, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::UnarmedWhileWatched, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::OneLaneWoken, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::BitClearedLate, "waiting::loom_waiting_again"),
+    (Mutant::NoSleeperFence, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::NoWriterFence, "waiting::loom_waiting_one_frame_each"),
+    (Mutant::NoEpoch, "waiting::loom_waiting_again"),
 ];
 
 /// What the child died of, or that it did not.

@@ -224,7 +224,7 @@ mod tests {
     fn a_forgotten_content_type_is_that_of_the_api() {
         let form = Some("application/x-www-form-urlencoded");
         assert_eq!(content_type("/chat/completions", form), Some("application/json"));
-        assert_eq!(content_type("/audio/speech", form), form);
+        assert_eq!(content_type("/audio/transcriptions", form), form);
         let other = Some("multipart/form-data; boundary=x");
         assert_eq!(content_type("/chat/completions", other), other);
         assert_eq!(content_type("/chat/completions", None), None);

@@ -1,6 +1,6 @@
 //! What a provider can do wrong, by name.
 //!
-//! [`table`] holds one row per fault: its name, the place where it acts, the HTTP versions that
+//! `table` holds one row per fault: its name, the place where it acts, the HTTP versions that
 //! can show it, the codes that a caller may see, and a sentence. Whatever tests, prompts and
 //! people know of a fault stands in that row; how it is done stands at its place.
 

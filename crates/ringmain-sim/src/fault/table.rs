@@ -151,7 +151,7 @@ faults! {
     CloseEarly "close_early" Ending Both [UpstreamTruncated, UpstreamReset]
         "the connection (HTTP/2: the stream) ends inside the body";
     NoDone "no_done" Ending Both [UpstreamTruncated]
-        "the body ends cleanly without finish reason and [DONE]";
+        "the body ends cleanly without finish reason and terminal marker";
     Reset "reset" Ending Both [UpstreamTruncated, UpstreamReset]
         "the whole connection is reset inside the body";
     Stall "stall" Ending Both [IdleTimeout]
@@ -183,7 +183,7 @@ faults! {
     PingsAfter "pings_after" Whole Both [IdleTimeout]
         "comments for ever behind the first tokens";
     InvalidUtf8 "invalid_utf8" Whole Both [UpstreamProtocol] "a delta that is not UTF-8";
-    DoneOnly "done_only" Whole Both [] "[DONE] without anything before it";
+    DoneOnly "done_only" Whole Both [] "the terminal marker without anything before it";
     HalfEvent "half_event" Whole Both [UpstreamTruncated]
         "the last event lacks its end, and the body ends cleanly";
 
@@ -199,10 +199,10 @@ faults! {
     MultiLine "multi_line" Shape Both [] "the data of each event stands on several lines";
     NoSpace "no_space" Shape Both [] "no blank behind the colon of a field";
     OtherFields "other_fields" Shape Both [] "id, retry and unknown fields in every event";
-    FinishOnly "finish_only" Shape Both [] "a finish reason and a clean end, no [DONE]";
-    DoneTwice "done_twice" Shape Both [] "[DONE] comes twice";
-    AfterDone "after_done" Shape Both [] "events behind [DONE]";
-    DoneUnended "done_unended" Shape Both [] "the line of [DONE] lacks its end";
+    FinishOnly "finish_only" Shape Both [] "a finish reason and a clean end, no terminal marker";
+    DoneTwice "done_twice" Shape Both [] "the terminal marker comes twice";
+    AfterDone "after_done" Shape Both [] "events behind the terminal marker";
+    DoneUnended "done_unended" Shape Both [] "the line of the terminal marker lacks its end";
     NullContent "null_content" Shape Both [] "the first delta has the content null";
     NoChoices "no_choices" Shape Both []
         "the first event has no choices, an empty id and filter results";

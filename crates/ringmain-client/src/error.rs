@@ -96,9 +96,16 @@ impl Error {
 
     /// For a terminal that this side writes itself: the broker cannot tell any more.
     #[must_use]
-    pub(crate) fn with_progress(mut self, stage: Stage, bytes: u64, answered: bool) -> Error {
+    pub(crate) fn with_progress(
+        mut self,
+        stage: Stage,
+        bytes: u64,
+        answered: bool,
+        attempts: u16,
+    ) -> Error {
         self.0.stage = stage;
         self.0.bytes = bytes;
+        self.0.attempts = attempts;
         self.0.sent = if answered { Sent::Yes } else { Sent::Maybe };
         self
     }

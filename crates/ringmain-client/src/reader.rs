@@ -32,6 +32,8 @@ pub(crate) struct Progress {
     pub(crate) time_ns: u64,
     /// Smoothed time between two frames; 0 before there were two.
     pub(crate) gap_ns: u64,
+    /// Attempts until the answer, as its HEAD told.
+    attempts: u16,
     answered: bool,
 }
 
@@ -113,7 +115,11 @@ impl Reader {
             self.joined_taken = true;
             payload = &self.joined;
         }
-        Item::parse(frame.kind, frame.choice, payload).map_err(Error::payload)
+        let item = Item::parse(frame.kind, frame.choice, payload).map_err(Error::payload)?;
+        if let Item::Head(head) = &item {
+            self.progress.attempts = head.attempt;
+        }
+        Ok(item)
     }
 
     /// Takes the text that [`Reader::poll`] found as [`Ready::Text`]: the short way for what nearly
@@ -200,7 +206,7 @@ impl Progress {
             (true, 0) => Stage::AwaitContent,
             (true, _) => Stage::Relay,
         };
-        error.with_progress(stage, self.bytes, self.answered)
+        error.with_progress(stage, self.bytes, self.answered, self.attempts)
     }
 }
 

@@ -319,7 +319,7 @@ fn a_silent_broker_cannot_hold_a_call_beyond_its_deadline() {
         }
     };
     assert_eq!((ended.code(), ended.stage()), (Code::DeadlineExceeded, Stage::Relay));
-    assert_eq!((ended.bytes(), ended.sent()), (6, Sent::Yes));
+    assert_eq!((ended.bytes(), ended.sent(), ended.attempts()), (6, Sent::Yes, 1));
     assert!(!session.is_running(exchange) && session.next_any().is_none());
 }
 

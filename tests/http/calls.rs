@@ -76,8 +76,13 @@ fn http_a_request_finds_its_route_in_four_ways() {
         let seen = world.provider.log().len();
         world.connect().post("/v1/audio/transcriptions", headers, body);
         assert_eq!(world.provider.log().len(), seen + 1);
-        let log = world.broker.log();
-        let line = log.lines().rfind(|line| line.contains(" exchange ")).unwrap().to_owned();
+        // The line is written behind the answer.
+        let lines = || -> Vec<String> {
+            let log = world.broker.log();
+            log.lines().filter(|line| line.contains(" exchange ")).map(str::to_owned).collect()
+        };
+        crate::common::eventually("the exchange is logged", || lines().len() > seen);
+        let line = lines().remove(seen);
         let route = line.split("route=").nth(1).unwrap().split(' ').next().unwrap();
         (route.to_owned(), world.provider.log()[seen].clone())
     };

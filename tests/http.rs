@@ -8,7 +8,8 @@
 //! | `breaks` | errors before and after the head, in the caller's own shape |
 //! | `disconnect` | a caller that leaves, at every phase; one that does not read |
 //! | `callers` | keys, peers, web pages |
-//! | `hygiene` | bounds, keep-alive, smuggling, HTTP/2, the drain |
+//! | `hygiene` | bounds, keep-alive, HTTP/2, the drain |
+//! | `smuggling` | requests that two readers could understand in two ways |
 //! | `recordings` | every recorded stream, byte for byte |
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,6 +27,8 @@ mod disconnect;
 mod hygiene;
 #[path = "http/recordings.rs"]
 mod recordings;
+#[path = "http/smuggling.rs"]
+mod smuggling;
 #[path = "http/wire.rs"]
 mod wire;
 

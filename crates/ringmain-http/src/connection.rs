@@ -17,20 +17,24 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::time::timeout;
 use tower_service::Service as _;
 
 use crate::caller::{self, Peer};
 use crate::exchange;
+use crate::framing::HEAD_BYTES_MAX;
 use crate::gauge::{Gauge, Turn};
 use crate::guard;
 use crate::line::{Line, Socket};
 use crate::paths;
+use crate::refusal::Refusal;
 use crate::server::Face;
+use crate::shape::Shape;
 
 /// Numbers for responses that are no exchange's.
 static IDS: AtomicU64 = AtomicU64::new(1);
 /// Most bytes of a head, and of what waits to be written to a connection.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX;
 /// Most header fields of a request.
 const HEADERS_MAX: usize = 64;
 /// Most requests at once on one HTTP/2 connection.
@@ -42,6 +46,8 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 /// How often a silent HTTP/2 peer is asked for a sign of life, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_WITHIN: Duration = Duration::from_secs(20);
+/// How long the sender of what is no request is listened to after its refusal.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Starts the task of a connection.
 pub(crate) fn start<S: Socket>(face: &Arc<Face>, router: Router, stream: S, peer: Peer) {
@@ -69,7 +75,10 @@ async fn serve<S: Socket>(
         let (is_old, turn) =
             (request.version() == Version::HTTP_10, gauge.begin(request.version()));
         let (face, router, peer) = (face.clone(), router.clone(), peer.clone());
-        let request = request.map(|body| Sent::body(body, &gauge));
+        let request = request.map(|body| match http_body::Body::is_end_stream(&body) {
+            true => Body::empty(),
+            false => Body::new(body),
+        });
         let answer = answer(face, router, peer, gauge.clone(), request);
         async move {
             let mut response = answer.await;
@@ -97,6 +106,10 @@ async fn serve<S: Socket>(
     }
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended");
+    }
+    if let Some(fault) = gauge.fault() {
+        tracing::debug!(%fault, "what came over an HTTP connection was no request");
+        let _ = timeout(LINGER, line.linger()).await;
     }
 }
 
@@ -130,6 +143,11 @@ async fn answer(
     gauge: Arc<Gauge>,
     mut request: Request<Body>,
 ) -> Response<Body> {
+    if let Some(fault) = gauge.fault() {
+        let refusal = Refusal::faulty(fault);
+        face.count_refusal(refusal.failure.code);
+        return refusal.response(Shape::OpenAi);
+    }
     request.extensions_mut().insert(gauge.clone());
     let config = face.config();
     let judged = match &peer {
@@ -177,46 +195,6 @@ fn put_id(headers: &mut http::HeaderMap) {
     });
     if let Some(id) = id {
         headers.insert("x-request-id", id);
-    }
-}
-
-/// The body of a request, whose end is noticed: what comes behind it is for after the answer.
-struct Sent {
-    body: Incoming,
-    gauge: Arc<Gauge>,
-}
-
-impl Sent {
-    fn body(body: Incoming, gauge: &Arc<Gauge>) -> Body {
-        if http_body::Body::is_end_stream(&body) {
-            gauge.read_whole();
-            return Body::empty();
-        }
-        Body::new(Sent { body, gauge: gauge.clone() })
-    }
-}
-
-impl http_body::Body for Sent {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) {
-            self.gauge.read_whole();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -64,7 +64,12 @@ pub(crate) async fn post(face: Arc<Face>, request: HttpRequest<Body>) -> Respons
                 _ => None,
             };
             finish_reading(&face, &parts, &mut body, bytes_max, &mut refusal).await;
-            refusal.response(shape)
+            let gauge = parts.extensions.get::<Arc<Gauge>>();
+            match gauge.and_then(|gauge| gauge.fault()) {
+                Some(fault) => Refusal { id: refusal.id, ..Refusal::faulty(fault) },
+                None => refusal,
+            }
+            .response(shape)
         }
     }
 }

@@ -10,6 +10,7 @@ use http::Version;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use crate::framing::Fault;
 use crate::watch::Limits;
 
 /// Unused since its last answer.
@@ -18,8 +19,6 @@ const IDLE: u64 = 0;
 const HEAD: u64 = 1;
 /// A request is being read or answered.
 const BUSY: u64 = 2;
-/// Nothing of the request is awaited any more, and no other one may come before its answer.
-const OWING: u64 = 3;
 const PHASE: u64 = 3;
 
 /// How many are answered stands between the phase and the count of changes.
@@ -40,6 +39,7 @@ pub(crate) struct Gauge {
     is_known: AtomicBool,
     /// Whether the end of the connection must not pass for the end of an answer.
     is_broken: AtomicBool,
+    fault: OnceLock<Fault>,
     /// Whoever waits for bytes that are held back.
     reader: Mutex<Option<Waker>>,
     task: OnceLock<AbortHandle>,
@@ -54,6 +54,7 @@ impl Gauge {
             is_http2: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
+            fault: OnceLock::new(),
             reader: Mutex::default(),
             task: OnceLock::new(),
         })
@@ -108,9 +109,19 @@ impl Gauge {
         self.is_broken.load(Relaxed)
     }
 
-    /// Whether bytes that come now are for after the answer.
-    pub fn is_owing(&self) -> bool {
-        self.word() & PHASE == OWING
+    /// Whether a request is being answered.
+    pub fn is_answering(&self) -> bool {
+        self.word() & ANSWERING != 0
+    }
+
+    /// What came is no request.
+    pub fn faulted(&self, fault: Fault) {
+        let _ = self.fault.set(fault);
+    }
+
+    /// Why what came is no request. Nothing is read behind it.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
     }
 
     /// Wakes this one when the answer is over.
@@ -135,16 +146,6 @@ impl Gauge {
         }
         self.change(|word| (word & !PHASE | BUSY) + ONE);
         Turn(self.clone())
-    }
-
-    /// A request was read to its end.
-    pub fn read_whole(&self) {
-        if !self.is_http2.load(Relaxed) {
-            self.change(|word| match word & PHASE {
-                BUSY => word | OWING,
-                _ => word,
-            });
-        }
     }
 
     /// Several tasks change the word of an HTTP/2 connection.
@@ -192,12 +193,11 @@ mod tests {
         gauge.saw_bytes();
         assert_eq!((gauge.word(), gauge.limit(&LIMITS)), (word, Some(LIMITS.head)));
         let first = gauge.begin(Version::HTTP_11);
-        assert!(!gauge.is_owing() && gauge.answers_one());
+        assert!(gauge.is_answering() && gauge.answers_one());
         gauge.saw_bytes();
-        gauge.read_whole();
-        assert!(gauge.is_owing());
         assert_eq!(gauge.limit(&LIMITS), None);
         drop(first);
+        assert!(!gauge.is_answering());
         assert_eq!(gauge.limit(&LIMITS), Some(LIMITS.idle));
         gauge.saw_bytes();
         let word = gauge.word();
@@ -211,8 +211,7 @@ mod tests {
         gauge.saw_bytes();
         assert_eq!(gauge.limit(&LIMITS), Some(LIMITS.head), "until the first request");
         let (first, second) = (gauge.begin(Version::HTTP_2), gauge.begin(Version::HTTP_2));
-        gauge.read_whole();
-        assert!(!gauge.is_owing() && !gauge.answers_one());
+        assert!(gauge.is_answering() && !gauge.answers_one());
         drop(first);
         assert_eq!(gauge.limit(&LIMITS), None);
         drop(second);

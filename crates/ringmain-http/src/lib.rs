@@ -13,6 +13,7 @@
 //! | [`config`], [`key`] | what an operator may set; keys of TCP clients |
 //! | [`server`], `connection`, `watch` | listen, connections and their bounds, the drain |
 //! | `gauge`, `line` | what a connection is doing; its bytes, and that its caller is gone |
+//! | `framing` | where its requests end, and that they are requests |
 //! | `guard`, `caller` | web pages are refused; who is calling |
 //! | `paths` | which path is answered by what |
 //! | `upload`, `expand`, `ask` | the request's body within its bounds; its route |
@@ -28,6 +29,7 @@ pub mod config;
 mod connection;
 mod exchange;
 mod expand;
+mod framing;
 mod gauge;
 mod guard;
 pub mod key;

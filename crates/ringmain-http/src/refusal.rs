@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use ringmain_broker::face::Failure;
 use ringmain_wire::{Code, Stage};
 
+use crate::framing::Fault;
 use crate::shape::{Shape, Words};
 
 /// When to come again to a broker that has no room, or is replaced by the next one.
@@ -38,6 +39,12 @@ impl Refusal {
     /// A request whose encoding nobody reads.
     pub fn unknown_encoding(message: impl Into<String>) -> Refusal {
         Refusal { status: 415, ..Refusal::new(Code::InvalidRequest, message) }
+    }
+
+    /// What came is no request, and nothing is read behind it.
+    pub fn faulty(fault: Fault) -> Refusal {
+        let refusal = Refusal::new(Code::InvalidRequest, fault.to_string());
+        Refusal { status: fault.status(), closes: true, ..refusal }
     }
 
     /// A path or method that is not served.

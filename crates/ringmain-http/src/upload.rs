@@ -150,7 +150,8 @@ fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Refusal> {
 
 fn broken() -> Refusal {
     let text = "the body of the request ended before its end";
-    Refusal::of(Failure::new(Code::InvalidRequest, Stage::Intake, text), String::new(), 0)
+    let failure = Failure::new(Code::InvalidRequest, Stage::Intake, text);
+    Refusal { closes: true, ..Refusal::of(failure, String::new(), 0) }
 }
 
 pub(crate) fn too_large(bytes_max: u64) -> Refusal {

@@ -40,6 +40,8 @@ pub struct Breaker {
     state: State,
     /// Failures since the last success.
     in_a_row: u32,
+    /// Health checks that failed since the last good one.
+    checks_in_a_row: u32,
     /// Times it opened since it was last closed.
     opened: u32,
     /// Times it opened.
@@ -114,6 +116,7 @@ impl Breaker {
             rule,
             state: State::Closed,
             in_a_row: 0,
+            checks_in_a_row: 0,
             opened: 0,
             opened_total: 0,
             window: Window::default(),
@@ -154,6 +157,7 @@ impl Breaker {
         match self.state {
             State::HalfOpen { .. } if is_probe => {
                 (self.state, self.opened, self.window) = (State::Closed, 0, Window::default());
+                self.checks_in_a_row = 0;
             }
             State::Closed => self.window.count(self.slice(now_ns), false),
             _ => {}
@@ -182,6 +186,49 @@ impl Breaker {
         }
     }
 
+    /// A health check has shown that the endpoint is well or not. It is another request than those
+    /// that matter, so a good one undoes what checks have said and no more: while the breaker is
+    /// open, a request may find out at once. A bad one counts like a failure in a row, and while
+    /// the breaker is open keeps it so for as long as the first time.
+    pub fn checked(&mut self, now_ns: u64, is_well: bool) {
+        self.checks_in_a_row = if is_well { 0 } else { self.checks_in_a_row.saturating_add(1) };
+        match (self.state, is_well) {
+            (State::Open { .. }, true) => self.state = State::HalfOpen { is_probing: false },
+            (State::Open { until_ns }, false) => {
+                let again_ns = now_ns.saturating_add(ns(self.rule.open));
+                self.state = State::Open { until_ns: until_ns.max(again_ns) };
+            }
+            (State::Closed, false) if self.is_too_much() => self.open(now_ns),
+            _ => {}
+        }
+    }
+
+    /// Opens a closed one, for what was counted elsewhere.
+    pub fn trip(&mut self, now_ns: u64) {
+        if self.state == State::Closed {
+            self.open(now_ns);
+        }
+    }
+
+    /// Goes on under another rule: what is known of the endpoint is the same. One that is open
+    /// stays so no longer than the new rule ever would, and not at all where nothing opens it any
+    /// more; what would have opened it earlier does so with the next failure.
+    pub fn set_rule(&mut self, rule: BreakerRule, now_ns: u64) {
+        // Slices of another length have other numbers: what was counted is of now.
+        let window = (rule.window != self.rule.window).then(|| self.window.sums());
+        self.rule = rule;
+        if let Some((requests, failures)) = window {
+            self.window = Window::of(self.slice(now_ns), requests, failures);
+        }
+        match &mut self.state {
+            state if rule.failures == 0 && rule.percent == 0 => *state = State::Closed,
+            State::Open { until_ns } => {
+                *until_ns = (*until_ns).min(now_ns.saturating_add(ns(rule.open_max)));
+            }
+            State::Closed | State::HalfOpen { .. } => {}
+        }
+    }
+
     /// What it is.
     pub fn state(&self) -> BreakerState {
         match self.state {
@@ -199,8 +246,7 @@ impl Breaker {
     fn open(&mut self, now_ns: u64) {
         let factor = 1u32.checked_shl(self.opened).unwrap_or(u32::MAX);
         let open = self.rule.open.saturating_mul(factor).min(self.rule.open_max);
-        let open_ns = u64::try_from(open.as_nanos()).unwrap_or(u64::MAX);
-        self.state = State::Open { until_ns: now_ns.saturating_add(open_ns) };
+        self.state = State::Open { until_ns: now_ns.saturating_add(ns(open)) };
         self.opened = self.opened.saturating_add(1);
         self.opened_total += 1;
     }
@@ -211,16 +257,24 @@ impl Breaker {
         let is_share = percent > 0
             && requests >= u64::from(requests_min)
             && failed * 100 >= requests * u64::from(percent);
-        is_share || failures > 0 && self.in_a_row >= failures
+        let in_a_row = self.in_a_row.saturating_add(self.checks_in_a_row);
+        is_share || failures > 0 && in_a_row >= failures
     }
 
     fn slice(&self, now_ns: u64) -> u64 {
-        let window_ns = u64::try_from(self.rule.window.as_nanos()).unwrap_or(u64::MAX);
-        now_ns / (window_ns / SLICES).max(1)
+        now_ns / (ns(self.rule.window) / SLICES).max(1)
     }
 }
 
 impl Window {
+    /// With these counts in one slice.
+    fn of(slice: u64, requests: u64, failures: u64) -> Window {
+        let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut window = Window { newest: slice, ..Window::default() };
+        window.slices[(slice % SLICES) as usize] = (count(requests), count(failures));
+        window
+    }
+
     fn count(&mut self, slice: u64, failed: bool) {
         // A clock that goes backwards counts into the newest slice.
         let behind = slice.saturating_sub(self.newest).min(SLICES);
@@ -240,6 +294,10 @@ impl Window {
         let add = |(a, b), (c, d): &(u32, u32)| (a + u64::from(*c), b + u64::from(*d));
         self.slices.iter().fold((0, 0), add)
     }
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -301,17 +359,79 @@ mod tests {
         assert_eq!(breaker.state(), BreakerState::Closed);
     }
 
+    #[test]
+    fn health_checks_count_in_a_row_and_undo_only_themselves() {
+        let mut breaker = Breaker::new(BreakerRule::default());
+        // An idle endpoint whose checks fail now and then is well.
+        for second in 0..50 {
+            breaker.checked(second * NS_PER_S, second % 5 == 4);
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        (0..4).for_each(|_| breaker.failed(100 * NS_PER_S, false));
+        breaker.checked(100 * NS_PER_S, true);
+        breaker.checked(100 * NS_PER_S, false);
+        assert_eq!(breaker.state(), BreakerState::Open, "requests that failed are not undone");
+        breaker.checked(104 * NS_PER_S, false);
+        assert_eq!(breaker.leave(108 * NS_PER_S), Leave::No { until_ns: 109 * NS_PER_S });
+        breaker.checked(108 * NS_PER_S, true);
+        assert_eq!(breaker.leave(108 * NS_PER_S), Leave::Probe, "and a request finds out");
+        breaker.checked(108 * NS_PER_S, false);
+        assert_eq!(breaker.state(), BreakerState::HalfOpen, "the request decides");
+        breaker.succeeded(109 * NS_PER_S, true);
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        (0..4).for_each(|_| breaker.checked(110 * NS_PER_S, false));
+        assert_eq!(breaker.state(), BreakerState::Closed, "and from then on they count anew");
+    }
+
+    #[test]
+    fn another_rule_goes_on_with_what_is_known() {
+        let usual = BreakerRule::default();
+        let mut breaker = Breaker::new(usual);
+        (0..4).for_each(|_| breaker.failed(0, false));
+        breaker.set_rule(BreakerRule { failures: 3, open: Duration::from_secs(1), ..usual }, 0);
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        breaker.failed(0, false);
+        assert_eq!(breaker.leave(0), Leave::No { until_ns: NS_PER_S });
+        breaker.set_rule(usual, 0);
+        assert_eq!(breaker.leave(0), Leave::No { until_ns: NS_PER_S }, "still open");
+        let short = BreakerRule { open_max: Duration::from_millis(500), ..usual };
+        breaker.set_rule(short, 0);
+        assert_eq!(breaker.leave(0), Leave::No { until_ns: NS_PER_S / 2 });
+        assert_eq!(breaker.opened_total(), 1);
+        breaker.set_rule(BreakerRule { failures: 0, percent: 0, ..usual }, 0);
+        assert_eq!((breaker.leave(0), breaker.opened_total()), (Leave::Yes, 1));
+    }
+
+    #[test]
+    fn a_window_of_another_length_holds_what_was_counted() {
+        let usual = BreakerRule { failures: 0, ..BreakerRule::default() };
+        for window in [Duration::from_secs(1), Duration::from_secs(100)] {
+            let mut breaker = Breaker::new(usual);
+            (0..10).for_each(|_| breaker.failed(50 * NS_PER_S, false));
+            (0..9).for_each(|_| breaker.succeeded(50 * NS_PER_S, false));
+            breaker.set_rule(BreakerRule { window, ..usual }, 50 * NS_PER_S);
+            assert_eq!(breaker.state(), BreakerState::Closed);
+            breaker.failed(50 * NS_PER_S, false);
+            assert_eq!(breaker.state(), BreakerState::Open, "the twentieth: {window:?}");
+        }
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Ask,
         End(usize, u8),
         Pass(u64),
+        Check(bool),
+        Rule(u32, u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let end = (any::<usize>(), 0u8..3).prop_map(|(at, how)| Step::End(at, how));
         let pass = (0u64..8 * NS_PER_S).prop_map(Step::Pass);
-        prop::collection::vec(prop_oneof![3 => Just(Step::Ask), 3 => end, 1 => pass], 0..300)
+        let check = any::<bool>().prop_map(Step::Check);
+        let rule = (0u32..6, 1u64..20).prop_map(|(failures, window)| Step::Rule(failures, window));
+        let each = prop_oneof![3 => Just(Step::Ask), 3 => end, 1 => pass, 1 => check, 1 => rule];
+        prop::collection::vec(each, 0..300)
     }
 
     proptest! {
@@ -325,6 +445,12 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Pass(pause) => now_ns += pause,
+                    Step::Check(is_well) => breaker.checked(now_ns, is_well),
+                    Step::Rule(failures, window) => {
+                        let window = Duration::from_secs(window);
+                        let rule = BreakerRule { failures, window, ..BreakerRule::default() };
+                        breaker.set_rule(rule, now_ns);
+                    }
                     Step::Ask => {
                         let would = breaker.would_leave(now_ns);
                         match breaker.leave(now_ns) {

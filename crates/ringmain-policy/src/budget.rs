@@ -60,6 +60,13 @@ impl RetryBudget {
         RetryBudget { rule, level, filled_ns: now_ns }
     }
 
+    /// Goes on under another rule with what was saved up, as far as that may be.
+    pub fn set_rule(&mut self, rule: BudgetRule, now_ns: u64) {
+        self.fill(now_ns);
+        self.rule = rule;
+        self.level = self.level.min(rule.cap());
+    }
+
     /// A request is sent that is not a retry.
     pub fn deposit(&mut self, now_ns: u64) {
         self.fill(now_ns);
@@ -140,6 +147,19 @@ mod tests {
         let at_once = (0..1000).filter(|_| budget.withdraw(u64::MAX)).count();
         assert_eq!(at_once as u64, rule.cap() / PERMIT);
         assert_eq!(at_once, 130);
+    }
+
+    #[test]
+    fn another_rule_keeps_what_is_there_and_what_is_spent() {
+        let usual = BudgetRule::default();
+        let mut budget = RetryBudget::new(usual, 0);
+        while budget.withdraw(0) {}
+        budget.set_rule(BudgetRule { percent: 50, ..usual }, 0);
+        assert!(!budget.withdraw(0), "a reload pays for nothing");
+        (0..1000).for_each(|_| budget.deposit(0));
+        budget.set_rule(BudgetRule { percent: 0, floor_per_s: 1 }, 0);
+        let left = (0..1000).filter(|_| budget.withdraw(0)).count();
+        assert_eq!(left, 10, "no more than the new rule saves up");
     }
 
     #[test]

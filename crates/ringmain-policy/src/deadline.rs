@@ -5,6 +5,8 @@ use std::time::Duration;
 /// How long each part of an exchange may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExchangeLimits {
+    /// Making a connection, where there is none.
+    pub connect: Duration,
     /// Sending the request, from a connection to its last byte.
     pub write: Duration,
     /// From the request's last byte to the response head.
@@ -22,6 +24,7 @@ pub struct ExchangeLimits {
 impl Default for ExchangeLimits {
     fn default() -> Self {
         ExchangeLimits {
+            connect: Duration::from_secs(5),
             write: Duration::from_secs(30),
             head: Duration::from_secs(300),
             first_content: Duration::from_secs(300),

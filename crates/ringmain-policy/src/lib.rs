@@ -15,6 +15,7 @@
 //! | [`rate`] | whether one more event may happen now |
 //! | [`retry`] | whether a request that failed is sent once more |
 //! | [`route`] | which route serves a model name |
+//! | [`silence`] | what an endpoint is charged with that says nothing |
 //! | [`throttle`] | how an endpoint that refuses is spared |
 //! | [`timeouts`] | how long each part of an exchange may take |
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ pub mod rate;
 pub mod retry;
 pub mod route;
 mod rulebook;
+pub mod silence;
 pub mod throttle;
 pub mod timeouts;
 

@@ -16,6 +16,8 @@ use crate::deadline::ExchangeLimits;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitChanges {
+    /// Making a connection.
+    pub connect: Option<Duration>,
     /// Sending the request.
     pub write: Option<Duration>,
     /// From the request's last byte to the response head.
@@ -35,6 +37,7 @@ impl LimitChanges {
     #[must_use]
     pub fn over(&self, others: ExchangeLimits) -> ExchangeLimits {
         ExchangeLimits {
+            connect: self.connect.unwrap_or(others.connect),
             write: self.write.unwrap_or(others.write),
             head: self.head.unwrap_or(others.head),
             first_content: self.first_content.unwrap_or(others.first_content),

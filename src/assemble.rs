@@ -1,6 +1,7 @@
 //! From a configuration to what the broker is made of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringmain_broker::rules::{RouteRules, Rules};
 use ringmain_broker::{
@@ -54,13 +55,18 @@ impl Prepared {
     ) -> Result<Prepared, AssembleError> {
         let (mut endpoints, mut keys, mut faults) = (Vec::new(), Vec::new(), Vec::new());
         for section in &config.endpoints {
-            let kept = running.iter().find(|(earlier, _)| earlier.is_same(section));
+            let wanted = endpoint_config(config, section);
+            let is_same = |(earlier, endpoint): &&(&EndpointSection, Arc<Endpoint>)| {
+                earlier.is_same(section)
+                    && endpoint.config().connect_timeout == wanted.connect_timeout
+            };
+            let kept = running.iter().find(is_same);
             let made = match kept {
                 Some((_, endpoint)) => endpoint.read_key().map(|key| {
                     keys.push((Arc::clone(endpoint), key));
                     Arc::clone(endpoint)
                 }),
-                None => Endpoint::new(endpoint_config(section)).map(Arc::new),
+                None => Endpoint::new(wanted).map(Arc::new),
             };
             match made {
                 Ok(endpoint) => endpoints.push(endpoint),
@@ -98,18 +104,28 @@ pub enum AssembleError {
     Route(#[from] RouteError),
 }
 
-fn endpoint_config(section: &EndpointSection) -> EndpointConfig {
+fn endpoint_config(config: &Config, section: &EndpointSection) -> EndpointConfig {
     let mut endpoint = EndpointConfig::new(section.name.as_str(), section.base_url.as_str());
     endpoint.dialect = section.dialect;
     endpoint.key = section.key.clone();
     endpoint.usage = section.usage;
     endpoint.stored = section.stored;
     endpoint.http2 = section.http2;
-    if let Some(limit) = section.connect_timeout {
-        endpoint.connect_timeout = limit;
-    }
+    endpoint.connect_timeout = patience(config, section);
     section.pool.apply(&mut endpoint);
     endpoint
+}
+
+/// How long a connection to this endpoint may take at most: what its most patient route allows.
+/// Others see to their own limits.
+fn patience(config: &Config, section: &EndpointSection) -> Duration {
+    let leads_here = |target: &crate::config::Target| match &target.server {
+        Server::Endpoint(name) => *name == section.name,
+        Server::Producer(_) => false,
+    };
+    let routes = config.routes.iter().filter(|route| route.targets.iter().any(leads_here));
+    let own = section.rules.limits.connect.unwrap_or(config.limits.connect);
+    routes.filter_map(|route| route.rules.limits.connect).fold(own, Duration::max)
 }
 
 fn endpoint_fault(section: &EndpointSection, error: &EndpointError) -> Fault {
@@ -159,4 +175,45 @@ fn with_identities(allow: Allow, identities: &[Identity]) -> Allow {
         Identity::Uid(uid) => allow.uid(uid),
         Identity::Gid(gid) => allow.gid(gid),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Clients are shared by routes, so they wait as long as the most patient one allows, and are
+    /// made anew when that changes.
+    #[test]
+    fn connections_may_take_what_the_most_patient_route_allows() {
+        let parse = |of_endpoint: &str, of_route: &str| {
+            let source = format!(
+                "[limits]\nconnect = \"3s\"\n[[endpoint]]\nname = \"a\"\n\
+                 base_url = \"http://127.0.0.1:1/v1\"\n{of_endpoint}\n\
+                 [[route]]\nmodel = \"m\"\nendpoints = [{{ name = \"a\" }}]\n{of_route}\n"
+            );
+            Config::parse(Path::new("/etc/r.toml"), &source).unwrap()
+        };
+        for (of_endpoint, of_route, seconds) in [
+            ("", "", 3),
+            ("connect_timeout = \"7s\"", "", 7),
+            ("timeouts = { connect = \"1s\" }", "", 1),
+            ("timeouts = { connect = \"1s\" }", "timeouts = { connect = \"9s\" }", 9),
+            ("", "timeouts = { connect = \"1s\" }", 3),
+        ] {
+            let config = parse(of_endpoint, of_route);
+            let made = endpoint_config(&config, &config.endpoints[0]);
+            assert_eq!(made.connect_timeout.as_secs(), seconds, "{of_endpoint} {of_route}");
+        }
+        let first = parse("", "");
+        let table = Prepared::new(&first, &[]).unwrap().commit();
+        let running = [(&first.endpoints[0], table.endpoints()[0].clone())];
+        let is_kept = |config: &Config| {
+            let table = Prepared::new(config, &running).unwrap().commit();
+            Arc::ptr_eq(&table.endpoints()[0], &running[0].1)
+        };
+        assert!(is_kept(&parse("", "timeouts = { connect = \"1s\" }")));
+        assert!(!is_kept(&parse("", "timeouts = { connect = \"9s\" }")));
+    }
 }

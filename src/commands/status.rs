@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmain_broker::counters::{
-    CountersError, EndpointRow, LimitRow, SessionRow, Snapshot, State, segment_name,
+    CountersError, EndpointHealth, EndpointRow, LimitRow, SessionRow, Snapshot, State, segment_name,
 };
 use ringmain_policy::breaker::BreakerState;
 use ringmain_upstream::{Cause, PoolGauges};
@@ -108,7 +108,7 @@ fn print(out: &mut impl Write, socket: &std::path::Path, counts: &Snapshot) -> i
     for row in &counts.endpoints {
         let (opened, reused) = (row.connections_opened, row.connections_reused);
         let (name, requests, answers) = (&row.name, row.requests, row.answers);
-        let (retries, breaker) = (row.health.retries, breaker_word(row.health.breaker));
+        let (retries, breaker) = (row.health.retries, breaker_word(&row.health));
         write!(out, "{name:<24} {requests:>10} {answers:>10} {opened:>10} {reused:>10} ")?;
         writeln!(out, "{retries:>10} {breaker:>10}")?;
     }
@@ -187,8 +187,9 @@ fn print_codes(out: &mut impl Write, title: &str, codes: &[(Code, u64)]) -> io::
     Ok(())
 }
 
-fn breaker_word(state: BreakerState) -> &'static str {
-    match state {
+fn breaker_word(health: &EndpointHealth) -> &'static str {
+    match health.breaker {
+        BreakerState::Closed if health.resting_uids > 0 => "part open",
         BreakerState::Closed => "closed",
         BreakerState::Open => "open",
         BreakerState::HalfOpen => "half open",
@@ -239,7 +240,8 @@ fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
             "connections_opened": row.connections_opened,
             "connections_reused": row.connections_reused,
             "pool": pool_json(&row.pool),
-            "breaker": breaker_word(row.health.breaker),
+            "breaker": breaker_word(&row.health),
+            "breaker_resting_uids": row.health.resting_uids,
             "breaker_opened": row.health.breaker_opened,
             "retries": row.health.retries,
             "latency_us": row.health.latency_us,

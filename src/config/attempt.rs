@@ -59,10 +59,17 @@ impl RetrySection {
     }
 }
 
-/// Reads `timeouts`, `breaker` and `retry_budget` of an endpoint.
+/// Reads `timeouts`, `connect_timeout`, `breaker` and `retry_budget` of an endpoint.
 pub(super) fn read_endpoint_rules(table: &mut Section<'_>) -> EndpointRules {
+    let mut limits: LimitChanges = table.table("timeouts").map(read_timeouts).unwrap_or_default();
+    if let Some(connect) = limit(table, "connect_timeout") {
+        if limits.connect.is_some() {
+            table.fault_at("connect_timeout", "stands beside `timeouts.connect`; keep one of them");
+        }
+        limits.connect = Some(connect);
+    }
     EndpointRules {
-        limits: table.table("timeouts").map(read_timeouts).unwrap_or_default(),
+        limits,
         breaker: table.table("breaker").map(read_breaker).unwrap_or_default(),
         budget: table.table("retry_budget").map(read_budget).unwrap_or_default(),
     }
@@ -79,6 +86,7 @@ pub(super) fn read_route_rules(table: &mut Section<'_>) -> RouteRules {
 
 fn read_timeouts(mut table: Section<'_>) -> LimitChanges {
     let limits = LimitChanges {
+        connect: limit(&mut table, "connect"),
         write: limit(&mut table, "write"),
         head: limit(&mut table, "head"),
         first_content: limit(&mut table, "first_content"),
@@ -214,6 +222,8 @@ adaptive = { floor = "2s", samples = 50 }
         };
         let zero = fault("timeouts = { idle = \"0s\" }");
         assert!(zero.contains("idle") && zero.contains("nothing could ever be in time"), "{zero}");
+        let twice = fault("connect_timeout = \"1s\"\ntimeouts = { connect = \"2s\" }");
+        assert!(twice.contains("line 4") && twice.contains("keep one of them"), "{twice}");
         let unknown = fault("breaker = { failure = 3 }");
         assert!(unknown.contains("failures"), "the nearest key: {unknown}");
         let many = fault("[retry]\nattempts = 17");

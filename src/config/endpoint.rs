@@ -1,7 +1,6 @@
 //! The `[[endpoint]]` tables.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use reqwest::Url;
 use ringmain_broker::rules::EndpointRules;
@@ -30,8 +29,6 @@ pub struct EndpointSection {
     pub stored: Stored,
     /// How HTTP/2 comes about.
     pub http2: Http2,
-    /// Longest time for a connection.
-    pub connect_timeout: Option<Duration>,
     /// Its connections.
     pub pool: PoolSection,
     /// Its time limits, breaker and retry budget.
@@ -106,7 +103,6 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
         usage: usage.map(|at| at.value).unwrap_or_default(),
         stored: stored.map(|at| at.value).unwrap_or_default(),
         http2: http2.map(|at| at.value).unwrap_or_default(),
-        connect_timeout: table.duration("connect_timeout"),
         pool: PoolSection::read(&mut table, keys),
         rules: attempt::read_endpoint_rules(&mut table),
     };

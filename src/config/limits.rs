@@ -17,6 +17,7 @@ pub(super) fn read_limits(mut table: Section<'_>) -> ExchangeLimits {
         given => given.unwrap_or(usual),
     };
     let limits = ExchangeLimits {
+        connect: limit("connect", usual.connect),
         write: limit("write", usual.write),
         head: limit("head", usual.head),
         first_content: limit("first_content", usual.first_content),

@@ -85,7 +85,7 @@ fn a_whole_file_is_read() {
     assert_eq!(local.base_url, "http://127.0.0.1:18080/v1");
     assert_eq!(local.key, KeySource::File("/etc/ringmain/keys/local".into()));
     assert_eq!((local.usage, local.http2), (UsageSplice::Off, Http2::PriorKnowledge));
-    assert_eq!(local.connect_timeout, Some(Duration::from_millis(250)));
+    assert_eq!(local.rules.limits.connect, Some(Duration::from_millis(250)));
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
     let line = WHOLE.lines().position(|line| line.starts_with("key_env")).map(|at| at + 1);
     assert_eq!((other.usage, Some(other.key_line)), (UsageSplice::Inject, line));

@@ -172,7 +172,9 @@ impl Broker {
 
     /// Has the connections of every endpoint kept, where a runtime is there.
     fn start_endpoints(&self) {
-        self.endpoints().iter().for_each(|endpoint| endpoint.start());
+        let routes = self.routes();
+        routes.hear_checks();
+        routes.endpoints().iter().for_each(|endpoint| endpoint.start());
     }
 
     /// Replaces the rate limits. One that stays the same keeps what was taken from it, and whoever

@@ -247,13 +247,16 @@ impl RouteTable {
     pub(crate) fn adopt(&mut self, earlier: &RouteTable) {
         for (endpoint, health) in self.endpoints.iter().zip(&mut self.healths) {
             let mut known = earlier.endpoints.iter().zip(&earlier.healths);
-            let kept = known.find(|(known, _)| Arc::ptr_eq(known, endpoint));
-            if let Some((_, known)) = kept {
-                match known.under(*health.rules()) {
-                    Some(_) if known.rules() == health.rules() => *health = known.clone(),
-                    Some(under) => *health = Arc::new(under),
-                    None => {}
-                }
+            // One whose connections are set up differently is the same server.
+            let is_it = |known: &Endpoint| {
+                (known.name(), &known.config().base_url)
+                    == (endpoint.name(), &endpoint.config().base_url)
+            };
+            if let Some((_, known)) = known.find(|(known, _)| is_it(known)) {
+                *health = match known.rules() == health.rules() {
+                    true => known.clone(),
+                    false => Arc::new(known.under(*health.rules())),
+                };
             }
         }
         for route in self.routes.iter_mut().filter_map(Arc::get_mut) {
@@ -275,6 +278,18 @@ impl RouteTable {
             if let ServedBy::Endpoint(endpoint) = &target.server {
                 target.health = health_of(endpoint.name(), endpoints, healths);
             }
+        }
+    }
+
+    /// Has the health checks of the endpoints told to what is known of them.
+    pub(crate) fn hear_checks(&self) {
+        for (endpoint, health) in self.endpoints.iter().zip(&self.healths) {
+            let health = Arc::downgrade(health);
+            endpoint.on_check(move |is_well| {
+                if let Some(health) = health.upgrade() {
+                    health.checked(is_well);
+                }
+            });
         }
     }
 

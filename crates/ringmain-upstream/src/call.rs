@@ -19,6 +19,9 @@ pub struct Call<'a> {
     pub model: Option<&'a str>,
     /// Whose it is: uids take turns where requests wait for a connection.
     pub uid: u32,
+    /// How long a connection for it may take to be made, where that is less than the endpoint's own
+    /// limit.
+    pub connect: Option<Duration>,
     /// What the frames of the answer will carry.
     pub mode: Mode,
     /// What the caller said.
@@ -30,7 +33,8 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// A call in the caller's own words, of uid 0.
     pub fn new(head: &'a RequestHead<'a>, body: Bytes, mode: Mode, flags: Flags) -> Call<'a> {
-        Call { head, body, model: None, uid: 0, mode, flags, progress: Progress::default() }
+        let (uid, progress) = (0, Progress::default());
+        Call { head, body, model: None, uid, connect: None, mode, flags, progress }
     }
 }
 
@@ -123,6 +127,12 @@ impl Progress {
         self.0.begun.elapsed().saturating_sub(changed)
     }
 
+    /// For how long the endpoint has had something to answer and has not: since bytes of the
+    /// request went out, or since the head of its answer came. `None` before.
+    pub fn silent_for(&self) -> Option<Duration> {
+        (self.stage() >= Stage::Send).then(|| self.idle_for())
+    }
+
     fn present(&self) -> Sent {
         match self.0.phase.load(Relaxed) {
             phase if phase <= Phase::Connecting as u8 || phase == Phase::GivenUp as u8 => Sent::No,
@@ -155,7 +165,8 @@ impl Progress {
         self.changed();
     }
 
-    /// The present request has to find another connection: nothing of it was sent.
+    /// It is proven that the present request was not processed: it has to find another connection,
+    /// or ends here, and what it came to leaves nothing behind.
     pub(crate) fn again(&self) {
         self.0.body_bytes.store(0, Relaxed);
         let given_up = Phase::GivenUp as u8;
@@ -209,6 +220,39 @@ mod tests {
         assert!(progress.is_queued(), "a refused one looks for another place");
         assert_eq!((progress.stage(), progress.give_up()), (Stage::Connect, Sent::No));
         assert!(!progress.reach(Phase::Connecting), "nor does it take a place any more");
+    }
+
+    #[test]
+    fn what_was_proven_unprocessed_was_not_seen() {
+        let progress = Progress::default();
+        progress.restart(Phase::Queued);
+        progress.reach(Phase::Sent);
+        assert_eq!(progress.sent(), Sent::Maybe);
+        progress.again();
+        progress.restart(Phase::Queued);
+        assert_eq!((progress.sent(), progress.attempts()), (Sent::No, 2));
+        progress.reach(Phase::Sent);
+        progress.restart(Phase::Queued);
+        progress.again();
+        assert_eq!(progress.sent(), Sent::Maybe, "of the one before nothing is proven");
+    }
+
+    #[test]
+    fn an_endpoint_is_silent_from_when_it_has_something_to_answer() {
+        let progress = Progress::default();
+        for (phase, has_it) in [
+            (Phase::Queued, false),
+            (Phase::Connecting, false),
+            (Phase::Blind, false),
+            (Phase::Sending, true),
+            (Phase::Sent, true),
+            (Phase::Answered, true),
+        ] {
+            progress.reach(phase);
+            assert_eq!(progress.silent_for().is_some(), has_it);
+        }
+        progress.restart(Phase::Queued);
+        assert_eq!(progress.silent_for(), None);
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub(crate) async fn run<E: Egress>(
     record: &mut Record,
 ) -> Result<Ended, Failure> {
     let is_idempotent = verdict::is_idempotent(&inbound.head, inbound.flags);
-    let mut plan = Plan::new(route.clone(), is_idempotent, inbound.id.seed());
+    let uid = inbound.caller.uid;
+    let mut plan = Plan::new(route.clone(), uid, is_idempotent, inbound.id.seed());
     record.is_admitting = true;
     record.adaptive = route.adaptive.clone().filter(|_| streams(inbound));
     let mut course = Course { route, permit, inbound, egress, record };
@@ -128,14 +129,15 @@ impl<E: Egress> Course<'_, '_, E> {
     ) -> Result<Answer, Failure> {
         let Course { route, permit, inbound, record, .. } = self;
         let alarm = inbound.alarm;
-        let call = call(inbound, target, endpoint, record.progress.clone()).await?;
+        let mut call = call(inbound, target, endpoint, record.progress.clone()).await?;
+        call.connect = Some(limits.connect);
         record.target(&route.model, endpoint.name());
         record.running = running;
         if let Some(running) = &mut record.running {
-            running.begin();
+            running.begin(record.progress.clone());
         }
         permit.sent();
-        let connect = endpoint.config().connect_timeout;
+        let connect = limits.connect.min(endpoint.config().connect_timeout);
         alarm.wait_for(Waiting::Dispatch { connect, write: limits.write, head: limits.head });
         let answer = endpoint.send(call).await;
         // The endpoint repeats a request that was refused for what it put in itself.

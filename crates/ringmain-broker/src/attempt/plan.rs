@@ -17,6 +17,8 @@ use crate::routes::Served;
 pub(crate) struct Plan {
     route: Arc<Served>,
     policy: RetryPolicy,
+    /// Whose request it is: an endpoint may rest for one alone.
+    uid: u32,
     is_idempotent: bool,
     /// One bit per target that was asked in this round.
     tried: u64,
@@ -37,9 +39,10 @@ pub(crate) enum Then {
 }
 
 impl Plan {
-    pub fn new(route: Arc<Served>, is_idempotent: bool, seed: u64) -> Plan {
+    pub fn new(route: Arc<Served>, uid: u32, is_idempotent: bool, seed: u64) -> Plan {
         let policy = route.retry_policy();
-        Plan { route, policy, is_idempotent, tried: 0, made: 0, waited: Duration::ZERO, seed }
+        let (tried, made, waited) = (0, 0, Duration::ZERO);
+        Plan { route, policy, uid, is_idempotent, tried, made, waited, seed }
     }
 
     /// Nobody is left to be asked; one of those may be after this time.
@@ -96,7 +99,7 @@ impl Plan {
         // Bound: each round takes one target out.
         while let Some(index) = self.choose(refused, now_ns) {
             let Some(health) = self.route.target(index).health() else { return Ok(index) };
-            match health.would_leave(self.made > 0, now_ns) {
+            match health.would_leave(self.uid, self.made > 0, now_ns) {
                 Ok(()) => return Ok(index),
                 Err(later) => {
                     wait = Some(wait.map_or(later, |wait: Duration| wait.min(later)));
@@ -114,14 +117,14 @@ impl Plan {
         let open = |index: &usize| Some(*index) != than && shut & (1 << index) == 0;
         self.route.indices().filter(open).any(|index| {
             let health = self.route.target(index).health();
-            health.is_none_or(|health| health.would_leave(self.made > 0, now_ns).is_ok())
+            health.is_none_or(|health| health.would_leave(self.uid, self.made > 0, now_ns).is_ok())
         })
     }
 
     /// The leave of the endpoint of a target, for the next attempt; producers need none.
     pub fn leave(&self, index: usize) -> Result<Option<Running>, Duration> {
         let health = self.route.target(index).health();
-        health.map(|health| health.leave(self.made > 0, monotonic_ns())).transpose()
+        health.map(|health| health.leave(self.uid, self.made > 0, monotonic_ns())).transpose()
     }
 
     pub fn route(&self) -> &Arc<Served> {
@@ -165,7 +168,7 @@ impl Plan {
 mod tests {
     use super::*;
     use ringmain_policy::breaker::BreakerRule;
-    use ringmain_upstream::{Endpoint, EndpointConfig};
+    use ringmain_upstream::{Endpoint, EndpointConfig, Progress};
 
     use crate::allow::Identity;
     use crate::routes::{Route, RouteTable, Target};
@@ -192,14 +195,14 @@ mod tests {
     }
 
     fn plan(route: &Arc<Served>, seed: u64) -> Plan {
-        Plan::new(route.clone(), true, seed)
+        Plan::new(route.clone(), 7, true, seed)
     }
 
     /// Lets one request at a target end after a while.
     fn ends(route: &Arc<Served>, index: usize, verdict: fn(&mut Running)) {
         let health = route.target(index).health().unwrap();
-        let mut running = health.leave(false, monotonic_ns()).ok().unwrap();
-        running.begin();
+        let mut running = health.leave(7, false, monotonic_ns()).ok().unwrap();
+        running.begin(Progress::default());
         verdict(&mut running);
     }
 
@@ -215,8 +218,8 @@ mod tests {
         let route = route(&[("a", 1, 0), ("b", 1, 0)]);
         let health = route.target(0).health().unwrap();
         let mut held: Vec<_> =
-            (0..8).map(|_| health.leave(false, monotonic_ns()).ok().unwrap()).collect();
-        held.iter_mut().for_each(Running::begin);
+            (0..8).map(|_| health.leave(7, false, monotonic_ns()).ok().unwrap()).collect();
+        held.iter_mut().for_each(|running| running.begin(Progress::default()));
         for seed in 0..20 {
             assert_eq!(plan(&route, seed).best(0), Ok(1));
         }

@@ -1,5 +1,7 @@
 //! What became of an attempt: whether another may follow, and what it says of the endpoint.
 
+use std::time::Duration;
+
 use ringmain_policy::retry::{Again, Fault, Hints};
 use ringmain_upstream::Answer;
 use ringmain_wire::head::Method;
@@ -115,8 +117,16 @@ fn fault_of(failure: &Failure) -> Fault {
     }
 }
 
+/// Tells the health of an endpoint how the last request of an exchange ended that took so long.
+pub(crate) fn charge_end(failure: &Failure, running: &mut Running, exchange: Duration) {
+    match failure.code {
+        Code::TotalTimeout if speaks_against(failure) => running.ran_out(exchange),
+        _ => charge(failure, running),
+    }
+}
+
 /// Tells the health of an endpoint how the request there failed.
-pub(crate) fn charge(failure: &Failure, running: &mut Running) {
+fn charge(failure: &Failure, running: &mut Running) {
     match failure.code {
         // It lives and says so, and what it objects to can be this caller's request alone.
         Code::UpstreamError => running.was_busy(),
@@ -143,8 +153,9 @@ fn speaks_against(failure: &Failure) -> bool {
     ) || matches!(failure.code, UpstreamReset | WriteTimeout | HeadTimeout)
         // Of what nothing went out, the wait was ours.
         && failure.sent != Sent::No
-        // It had all of the request and all of the time, and said nothing.
-        || (failure.code, failure.stage) == (TotalTimeout, Stage::AwaitHead)
+        // It had all of the request, and said nothing.
+        || failure.code == TotalTimeout
+            && matches!(failure.stage, Stage::AwaitHead | Stage::AwaitContent)
 }
 
 #[cfg(test)]
@@ -188,7 +199,11 @@ mod tests {
             (UpstreamReset, Stage::Send, Sent::No, false),
             (ConnectTimeout, Stage::Connect, Sent::No, true),
             (TotalTimeout, Stage::AwaitHead, Sent::Maybe, true),
+            (TotalTimeout, Stage::AwaitContent, Sent::Yes, true),
+            (TotalTimeout, Stage::Relay, Sent::Yes, false),
             (TotalTimeout, Stage::Connect, Sent::No, false),
+            // Of a caller's own deadline only its length speaks.
+            (DeadlineExceeded, Stage::AwaitHead, Sent::Maybe, false),
         ] {
             assert_eq!(speaks_against(&failure(code, stage, sent)), against, "{code:?} {stage:?}");
         }

@@ -18,6 +18,8 @@ pub struct EndpointHealth {
     pub latency_us: u64,
     /// Requests that wait for their first content.
     pub pending: u64,
+    /// Uids that it rests for alone: their callers have waited in vain.
+    pub resting_uids: u64,
 }
 
 impl EndpointHealth {
@@ -28,25 +30,28 @@ impl EndpointHealth {
             retries: condition.retries,
             latency_us: u64::try_from(condition.latency.as_micros()).unwrap_or(u64::MAX),
             pending: u64::from(condition.pending),
+            resting_uids: u64::from(condition.resting_uids),
         }
     }
 
-    pub(super) fn words(&self) -> [u64; 5] {
+    pub(super) fn words(&self) -> [u64; 6] {
         let breaker = match self.breaker {
             BreakerState::Closed => 0,
             BreakerState::Open => 1,
             BreakerState::HalfOpen => 2,
         };
-        [breaker, self.breaker_opened, self.retries, self.latency_us, self.pending]
+        let EndpointHealth { breaker_opened, retries, latency_us, pending, resting_uids, .. } =
+            *self;
+        [breaker, breaker_opened, retries, latency_us, pending, resting_uids]
     }
 
-    pub(super) fn of_words(words: [u64; 5]) -> EndpointHealth {
-        let [breaker, breaker_opened, retries, latency_us, pending] = words;
+    pub(super) fn of_words(words: [u64; 6]) -> EndpointHealth {
+        let [breaker, breaker_opened, retries, latency_us, pending, resting_uids] = words;
         let breaker = match breaker {
             1 => BreakerState::Open,
             2 => BreakerState::HalfOpen,
             _ => BreakerState::Closed,
         };
-        EndpointHealth { breaker, breaker_opened, retries, latency_us, pending }
+        EndpointHealth { breaker, breaker_opened, retries, latency_us, pending, resting_uids }
     }
 }

@@ -24,7 +24,7 @@ use super::limits::{LIMIT_ROWS, LimitRow, RawLimit};
 type Counts = Vec<(Code, u64)>;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"RGMNCNT\0");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Words of a table by code; every code number is below.
 pub(super) const CODES: usize = 128;
 /// Most endpoints listed.
@@ -177,7 +177,7 @@ struct RawEndpoint {
     name: [u8; NAME_BYTES],
     counts: [u64; 4],
     pool: [u64; PoolGauges::WORDS],
-    health: [u64; 5],
+    health: [u64; 6],
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -395,7 +395,7 @@ mod tests {
             requests: 3,
             answers: 4,
             pool: PoolGauges::from_words([n; PoolGauges::WORDS]),
-            health: EndpointHealth::of_words([n, 5, 6, 7, 8]),
+            health: EndpointHealth::of_words([n, 5, 6, 7, 8, 9]),
         };
         let session =
             |n: u64| SessionRow { session: n, uid: 1000, pid: 7, exchanges: 1, exchanges_total: n };

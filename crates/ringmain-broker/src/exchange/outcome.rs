@@ -88,7 +88,7 @@ impl Record {
     pub(super) fn judge(&mut self, mut failure: Failure) -> Failure {
         failure.sent = failure.sent.max(self.sent);
         if let Some(mut running) = self.running.take() {
-            verdict::charge(&failure, &mut running);
+            verdict::charge_end(&failure, &mut running, self.started.elapsed());
         }
         failure
     }

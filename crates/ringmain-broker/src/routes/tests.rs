@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use ringmain_policy::timeouts::AdaptiveRule;
-use ringmain_upstream::EndpointConfig;
+use ringmain_upstream::{EndpointConfig, Progress};
 
 fn endpoint(name: &str) -> Arc<Endpoint> {
     Arc::new(Endpoint::new(EndpointConfig::new(name, "http://127.0.0.1:9/v1")).unwrap())
@@ -80,7 +80,7 @@ fn faulty_tables_are_refused_by_name() {
     assert!(unknown.to_string().contains(r#"names endpoint "x""#), "{unknown}");
 }
 
-/// What is known of an endpoint outlives a reload that keeps the endpoint and its rules.
+/// What is known of an endpoint outlives a reload, whatever that changes but the server.
 #[test]
 fn a_reload_keeps_what_is_known_of_an_endpoint() {
     let kept = endpoint("kept");
@@ -102,17 +102,27 @@ fn a_reload_keeps_what_is_known_of_an_endpoint() {
     let slower = HashMap::from([("kept".to_owned(), rules)]);
     let mut limited = table(&Rules { endpoints: slower, ..Rules::default() });
     limited.adopt(&before);
-    let mut running = health(&before).leave(false, 0).ok().unwrap();
-    running.begin();
+    let mut running = health(&before).leave(7, false, 0).ok().unwrap();
+    running.begin(Progress::default());
     assert_eq!(health(&limited).condition().pending, 1);
     assert_eq!(health(&limited).rules(), &rules);
+    // Nor does another breaker or budget, nor another way to connect to the same server.
     let mut rules = EndpointRules::default();
     rules.breaker.failures = 1;
+    rules.budget.percent = 50;
     let changed = HashMap::from([("kept".to_owned(), rules)]);
     let mut other = table(&Rules { endpoints: changed, ..Rules::default() });
     other.adopt(&before);
-    assert!(!Arc::ptr_eq(&health(&before), &health(&other)));
-    assert_eq!(health(&other).condition().pending, 0);
+    assert_eq!(health(&other).condition().pending, 1);
+    let again = |url: &str| {
+        let endpoint = Endpoint::new(EndpointConfig::new("kept", url)).unwrap();
+        let routes = vec![route("m", vec![Target::new("kept")])];
+        let mut table = RouteTable::new(routes, vec![Arc::new(endpoint)]).unwrap();
+        table.adopt(&before);
+        health(&table).condition().pending
+    };
+    assert_eq!(again(&kept.config().base_url), 1);
+    assert_eq!(again("http://127.0.0.1:19/v1"), 0, "another server under an old name");
 }
 
 #[test]

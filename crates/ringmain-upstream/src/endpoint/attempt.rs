@@ -1,13 +1,15 @@
 //! One request on one connection.
 
+use std::pin::pin;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
-use reqwest::{Request, Url};
+use reqwest::{Request, Response, Url};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Sent, Stage};
+use tokio::time::timeout;
 
 use super::{Endpoint, failure, head};
 use crate::answer::Answer;
@@ -65,7 +67,7 @@ impl Endpoint {
             let mut lease = self.place(call.uid).await?;
             call.progress.reach(Phase::Connecting);
             let request = self.request(call, &sending, &mut lease)?;
-            let error = match lease.client().execute(request).await {
+            let error = match self.execute(call, &mut lease, request).await? {
                 Ok(response) => {
                     lease.answered(&response);
                     self.answers.fetch_add(1, Relaxed);
@@ -86,7 +88,7 @@ impl Endpoint {
                 lease.spent();
                 true
             } else if error.is_connect() || error.is_dns() {
-                let error = failure::of_send(error, &self.config.name, &call.progress);
+                let error = self.error_of(error, call);
                 lease.not_made(&error);
                 return Err(error);
             } else {
@@ -95,13 +97,49 @@ impl Endpoint {
             };
             rounds += 1;
             if !may_go_on || rounds > ROUNDS_MAX {
-                return Err(failure::of_send(error, &self.config.name, &call.progress));
+                return Err(self.error_of(error, call));
             }
             // Those that were refused together are counted before one of them goes on.
             tokio::task::yield_now().await;
             // Nothing was processed: another connection takes the request.
             call.progress.again();
         }
+    }
+
+    /// Sends a request on its place. The connection for it is made within the limit of the client,
+    /// which is that of the most patient route, or within the caller's own.
+    async fn execute(
+        &self,
+        call: &Call<'_>,
+        lease: &mut Lease,
+        request: Request,
+    ) -> Result<Result<Response, reqwest::Error>, UpstreamError> {
+        let executing = lease.client().execute(request);
+        let Some(limit) = call.connect.filter(|limit| *limit < self.config.connect_timeout) else {
+            return Ok(executing.await);
+        };
+        let mut executing = pin!(executing);
+        match timeout(limit, &mut executing).await {
+            Ok(executed) => Ok(executed),
+            Err(_) if lease.is_made() => Ok(executing.await),
+            // The request is dropped with what would have connected: nothing of it goes out.
+            Err(_) => {
+                call.progress.again();
+                let message =
+                    format!("endpoint {}: no connection within {limit:?}", self.config.name);
+                Err(UpstreamError::new(Code::ConnectTimeout, Stage::Connect, Sent::No, message))
+            }
+        }
+    }
+
+    /// What a failed request is told of. What was proven not to be processed is forgotten of the
+    /// progress, for whoever is asked next.
+    fn error_of(&self, error: reqwest::Error, call: &Call<'_>) -> UpstreamError {
+        let error = failure::of_send(error, &self.config.name, &call.progress);
+        if error.sent == Sent::No {
+            call.progress.again();
+        }
+        error
     }
 
     async fn place(&self, uid: u32) -> Result<Lease, UpstreamError> {

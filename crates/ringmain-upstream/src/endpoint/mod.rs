@@ -197,6 +197,11 @@ impl Endpoint {
         self.pulse.health()
     }
 
+    /// Has each probe told from now on: whether it was answered well. Whoever asks last is told.
+    pub fn on_check(&self, tell: impl Fn(bool) + Send + Sync + 'static) {
+        self.pulse.listen(Arc::new(tell));
+    }
+
     /// Its connections now.
     pub fn gauges(&self) -> PoolGauges {
         self.pool.gauges()

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::Url;
 use ringmain_wire::head::Method;
 use ringmain_wire::{Flags, Mode, RequestHead};
@@ -35,8 +36,14 @@ pub enum Health {
 }
 
 /// The health of an endpoint, shared with the task that probes it.
-#[derive(Debug, Default)]
-pub(super) struct Pulse(AtomicU8);
+#[derive(Default)]
+pub(super) struct Pulse {
+    health: AtomicU8,
+    /// Told of each probe; the last one who asked to be.
+    listener: Mutex<Option<Listener>>,
+}
+
+type Listener = Arc<dyn Fn(bool) + Send + Sync>;
 
 /// Whether this can be the path of a probe.
 ///
@@ -56,15 +63,30 @@ pub fn check_probe(path: &str) -> Result<(), &'static str> {
 
 impl Pulse {
     pub fn health(&self) -> Health {
-        match self.0.load(Relaxed) {
+        match self.health.load(Relaxed) {
             1 => Health::Up,
             2 => Health::Down,
             _ => Health::Unknown,
         }
     }
 
-    fn set(&self, is_well: bool) {
-        self.0.store(if is_well { 1 } else { 2 }, Relaxed);
+    pub fn listen(&self, listener: Listener) {
+        *self.listener.lock() = Some(listener);
+    }
+
+    /// A probe was answered with this status, or not at all.
+    fn took(&self, status: Option<u16>) {
+        let is_well = status.is_some_and(|status| (200..300).contains(&status));
+        self.health.store(if is_well { 1 } else { 2 }, Relaxed);
+        let tells = match status {
+            None | Some(408 | 500..) => true,
+            // What it objects to is the probe: of other requests that says nothing.
+            Some(_) => is_well,
+        };
+        let listener = self.listener.lock().clone().filter(|_| tells);
+        if let Some(tell) = listener {
+            tell(is_well);
+        }
     }
 }
 
@@ -79,24 +101,49 @@ async fn repeat(endpoint: Weak<Endpoint>, probe: Probe) {
     loop {
         let Some(endpoint) = endpoint.upgrade() else { return };
         let limit = probe.interval.min(ANSWER);
-        let is_well = timeout(limit, endpoint.ask(&probe.path)).await.unwrap_or(false);
-        endpoint.pulse.set(is_well);
+        let status = timeout(limit, endpoint.ask(&probe.path)).await;
+        endpoint.pulse.took(status.ok().flatten());
         drop(endpoint);
         sleep(probe.interval).await;
     }
 }
 
 impl Endpoint {
-    async fn ask(&self, path: &str) -> bool {
+    /// The status that a probe is answered with.
+    async fn ask(&self, path: &str) -> Option<u16> {
         let mut head = RequestHead::new("", path);
         head.method = Method::Get;
         let call = Call::new(&head, Bytes::new(), Mode::Body, Flags::NONE);
-        let Ok((answer, _)) = self.attempt(&call, Manner { usage: false, plain: true }).await
-        else {
-            return false;
-        };
-        let is_well = (200..300).contains(&answer.status);
+        let attempt = self.attempt(&call, Manner { usage: false, plain: true }).await;
+        let (answer, _) = attempt.ok()?;
+        let status = answer.status;
         answer.body.settle().await;
-        is_well
+        Some(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_objects_to_the_probe_says_nothing_of_requests() {
+        let pulse = Pulse::default();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tells = told.clone();
+        pulse.listen(Arc::new(move |is_well| tells.lock().push(is_well)));
+        for (status, health) in [
+            (Some(204), Health::Up),
+            (Some(404), Health::Down),
+            (Some(429), Health::Down),
+            (Some(302), Health::Down),
+            (Some(408), Health::Down),
+            (Some(503), Health::Down),
+            (None, Health::Down),
+        ] {
+            pulse.took(status);
+            assert_eq!(pulse.health(), health, "{status:?}");
+        }
+        assert_eq!(*told.lock(), [true, false, false, false]);
     }
 }

@@ -85,6 +85,11 @@ impl Lease {
         self.slot.line.protocol()
     }
 
+    /// Whether its connection stands, or has stood.
+    pub fn is_made(&self) -> bool {
+        self.protocol() != Protocol::Unknown
+    }
+
     /// Stands for the request where its connection speaks HTTP/2, or may.
     pub fn stream(&mut self) -> Option<Stream> {
         if !self.may_speak_http2() {

@@ -185,6 +185,30 @@ fn unsafe_stays_in_its_crate() {
     assert!(seen_in_its_crate, "the scan finds no unsafe code even where it must be");
 }
 
+/// Features of each package in the tree of the product with dependencies of these kinds.
+fn features(kinds: &str) -> BTreeMap<String, String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "-p", "ringmain", "--prefix", "none", "-f", "{p}|{f}"])
+        .args(["-e", kinds])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().filter_map(|line| line.trim_end_matches(" (*)").split_once('|'));
+    lines.map(|(package, features)| (package.to_owned(), features.to_owned())).collect()
+}
+
+/// Otherwise `cargo run` after an example or a test builds half of the tree a second time.
+#[test]
+fn examples_share_their_build_with_the_product() {
+    let (with, without) = (features("normal,build,dev"), features("normal,build"));
+    assert!(with.len() > without.len() && without.len() > 100, "{with:?}");
+    for (package, features) in without {
+        assert_eq!(with[&package], features, "dev-dependencies change features of {package}");
+    }
+}
+
 #[test]
 fn every_package_of_the_design_is_in_use() {
     let packages = packages();

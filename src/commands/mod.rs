@@ -11,7 +11,13 @@ mod sim;
 mod status;
 
 use std::error::Error;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
+
+use tempfile::TempDir;
 
 use crate::cli::Command;
 
@@ -32,5 +38,28 @@ pub fn run(command: Command) -> Outcome {
         Command::Bench(args) => bench::run(&args),
         Command::DemoConsumer(args) => demo::run_consumer(&args),
         Command::BenchRole(args) => bench::run_role(&args),
+    }
+}
+
+/// A new folder below `base` that nobody else may enter, and whose name nobody can know before.
+fn private_folder(prefix: &str, base: &Path) -> io::Result<TempDir> {
+    let own = Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix(prefix).permissions(own).tempdir_in(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_folder_is_the_own_users_alone_and_goes_with_its_owner() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = private_folder("ringmain-test-", base.path()).unwrap();
+        let (path, mode) =
+            (folder.path().to_owned(), folder.path().metadata().unwrap().permissions());
+        assert_eq!(mode.mode() & 0o777, 0o700);
+        assert!(path.file_name().unwrap().to_string_lossy().starts_with("ringmain-test-"));
+        drop(folder);
+        assert!(!path.exists());
     }
 }

@@ -18,7 +18,7 @@
 //! | [`fork`] | one load that tells a child from its parent |
 //! | [`process`] | clock, descriptor limit, ids and names |
 //! | `socket` | a second handle on a connection that a library owns (feature `tokio`) |
-//! | `testing` | a fork for tests (feature `testing`) |
+//! | `testing` | a fork for tests |
 //! | [`counters`] | read-only look at the broker's named counters |
 //!
 //! # Trust
@@ -51,7 +51,7 @@ pub mod segment;
 pub mod sleeper;
 #[cfg(feature = "tokio")]
 pub mod socket;
-#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod testing;
 
 pub use attach::AttachError;

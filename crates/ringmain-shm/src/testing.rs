@@ -1,4 +1,6 @@
-//! What only tests need and cannot have without unsafe code.
+//! What only tests need and cannot have without unsafe code. Not behind a feature: one that tests
+//! alone switch on would have the whole tree built twice, and nothing of this reaches a program
+//! that does not call it.
 
 use std::fs;
 use std::io;

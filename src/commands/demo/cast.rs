@@ -1,9 +1,8 @@
 //! The processes of the demo: the provider, the broker, the consumers.
 
 use std::env;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,14 +10,16 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmain_broker::counters::segment_name;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
+use crate::commands::private_folder;
 use crate::config::SOCKET_VARIABLE;
 
 /// A folder of the demo's own, removed at the end.
-pub struct Stage(PathBuf);
+pub struct Stage(TempDir);
 
 /// A child process. Dropped, it is killed; no demo leaves one behind.
 pub struct Actor {
@@ -39,23 +40,21 @@ impl Stage {
     pub fn build() -> io::Result<Stage> {
         let base = env::var_os("XDG_RUNTIME_DIR").filter(|path| Path::new(path).is_dir());
         let base = base.map_or_else(env::temp_dir, PathBuf::from);
-        let folder = base.join(format!("ringmain-demo-{}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Stage(folder))
+        Ok(Stage(private_folder("ringmain-demo-", &base)?))
     }
 
     fn socket(&self) -> PathBuf {
-        self.0.join("broker.sock")
+        self.0.path().join("broker.sock")
     }
 
     /// What the broker wrote to its log.
     pub fn broker_log(&self) -> String {
-        fs::read_to_string(self.0.join("broker.log")).unwrap_or_default()
+        fs::read_to_string(self.0.path().join("broker.log")).unwrap_or_default()
     }
 
     /// Starts a broker for this provider and waits until it listens.
     pub async fn start_broker(&self, base_url: &str) -> io::Result<Broker> {
-        let (config, socket) = (self.0.join("ringmain.toml"), self.socket());
+        let (config, socket) = (self.0.path().join("ringmain.toml"), self.socket());
         let text = format!(
             "[broker]\nsocket = {:?}\nsocket_mode = \"0600\"\ndrain = \"1s\"\n\n\
              [[endpoint]]\nname = \"sim\"\nbase_url = \"{base_url}\"\n",
@@ -64,7 +63,7 @@ impl Stage {
         fs::write(&config, text)?;
         let mut command = own_command(&["serve", "--config"])?;
         command.arg(&config).env_remove(SOCKET_VARIABLE);
-        command.stderr(fs::File::create(self.0.join("broker.log"))?);
+        command.stderr(fs::File::create(self.0.path().join("broker.log"))?);
         let mut actor = Actor::start(command)?;
         // Bound: ten seconds; a broker listens within milliseconds.
         for _ in 0..1_000 {
@@ -83,11 +82,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Nothing of worth is in it, and nobody is left to tell. A broker that had to be killed
-        // leaves its counters behind.
+        // A broker that had to be killed leaves its counters behind.
         let counters = segment_name(&self.socket());
         let _ = fs::remove_file(Path::new("/dev/shm").join(counters));
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -17,7 +17,7 @@ use ringmain_sim::contract::{Bounds, End, History, check};
 
 use self::schedule::{Schedule, What};
 use self::world::{Failed, World};
-use crate::commands::Outcome;
+use crate::commands::{Outcome, private_folder};
 
 /// What the processes of a run need to notice and write down what happened: all of them run on the
 /// same few cores.
@@ -37,7 +37,8 @@ pub fn run(seed: Option<u64>, minutes: f64) -> Outcome {
         "seed {seed}: {steps} steps in {length_ms} ms, schedule {:016x}",
         schedule.digest()
     ));
-    let folder = std::env::temp_dir().join(format!("ringmain-chaos-{}", std::process::id()));
+    // Kept whatever happens, but for the good end: it holds the broker's log.
+    let folder = private_folder("ringmain-chaos-", &std::env::temp_dir())?.keep();
     let world = play(World::start(folder)?, &schedule)?;
     let (mut history, folder) = world.finish()?;
     history.bounds = Bounds { slack_ns: SLACK_NS, ..Bounds::default() };

@@ -43,13 +43,12 @@ struct Client {
 }
 
 impl World {
-    /// Starts providers and a broker in a folder of their own.
+    /// Starts providers and a broker that keep their files in this folder.
     pub fn start(folder: PathBuf) -> Result<World, Failed> {
         let spare = Provider::start(ProviderConfig::default())?;
         let connections = Some(Fault::ConnectRefused);
         let dead = Provider::start(ProviderConfig { connections, ..ProviderConfig::default() })?;
         let main = Provider::start(ProviderConfig::default())?;
-        fs::create_dir(&folder)?;
         let (broker, clients, history) = (None, Vec::new(), History::default());
         let mut world = World { folder, main, spare, dead, broker, clients, history };
         fs::write(world.config(), world.config_text())?;

@@ -208,6 +208,29 @@ fn a_route_without_its_producer_says_so_and_a_new_one_serves_it() {
     world.unharmed();
 }
 
+/// Behind a producer stands an endpoint. It is asked with the whole request where nobody took that,
+/// and not at all where somebody did: the memory of the request is its caller's again by then.
+#[test]
+fn a_released_body_is_never_sent_behind_a_producer() {
+    let both = "[[route]]\nmodel = \"both\"\nendpoints = [{ producer = \"words\" }]\n\
+         fallback = [{ name = \"local\", model = \"tiny\" }]\n";
+    let world = World::with("", both);
+    let asked = || world.provider.log().len();
+    let prompt = format!("[[sim n=3]] {}", "x".repeat(100_000));
+    assert!(world.ask("both", &prompt).is_ok(), "nobody is attached");
+    assert_eq!((asked(), world.provider.log()[0].body_bytes > 100_000), (1, true));
+    let mut words = world.spawn("words", "silent");
+    let client = world.client();
+    let stream = client.chat("both").user(&prompt).stream().unwrap();
+    eventually("the producer has it", || world.broker.status()["streams"] == 1);
+    words.kill();
+    let mut stream = stream;
+    let error = last_error(|| stream.next_text().map(|text| text.is_some()));
+    assert_eq!((error.code(), asked()), (Code::ProducerGone, 1), "{error}");
+    drop((stream, client, words));
+    world.unharmed();
+}
+
 #[test]
 fn a_job_that_was_put_aside_is_answered_later() {
     let world = World::start();

@@ -8,10 +8,11 @@
 //!
 //! A duplicate keeps its connection open after the library has closed its own. Whoever holds a
 //! handle drops it when the connection is over; [`SocketHandle::hung_up`] tells when.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,6 +26,15 @@ use tokio::io::unix::AsyncFd;
 /// Numbers that are tried before all descriptors are: a new descriptor gets the lowest free
 /// number, so that of a young one is near the lowest that is free now.
 const NEAR: RawFd = 64;
+
+/// The two ends of a TCP connection: its own address and that of its peer.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Where the last look at all descriptors saw TCP connections that nobody has asked for since.
+/// Thousands of connections that are made at once would else cost thousands of such looks.
+/// Bound: the descriptor limit, since each look begins anew. An entry may be out of date: it is a
+/// guess, and what it names is judged like any other.
+static SEEN: LazyLock<Mutex<HashMap<Ends, RawFd>>> = LazyLock::new(Mutex::default);
 
 /// A duplicate of the descriptor of a connection.
 #[derive(Debug)]
@@ -45,14 +55,18 @@ impl SocketHandle {
     /// # Panics
     /// Outside a tokio runtime, or in one without its I/O driver.
     pub fn of_tcp(local: SocketAddr, remote: SocketAddr) -> io::Result<SocketHandle> {
-        let ends = |fd| Some((tcp_address(getsockname(fd))?, tcp_address(getpeername(fd))?));
-        let is_it = |fd| ends(fd).is_some_and(|(own, peer)| same(own, local) && same(peer, remote));
-        let found = near()?.find(|fd| is_it(*fd));
-        let found = match found {
-            Some(fd) => fd,
-            None => all()?.into_iter().find(|fd| is_it(*fd)).ok_or_else(absent)?,
-        };
-        SocketHandle::of(found, is_it)
+        let wanted = (plain(local), plain(remote));
+        let is_it = |fd| tcp_ends(fd) == Some(wanted);
+        let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = seen.remove(&wanted).and_then(|fd| SocketHandle::of(fd, is_it).ok()) {
+            return Ok(handle);
+        }
+        if let Some(fd) = near()?.find(|fd| is_it(*fd)) {
+            return SocketHandle::of(fd, is_it);
+        }
+        // Under the lock: whoever waits for it finds what this look sees.
+        *seen = all()?.into_iter().filter_map(|fd| Some((tcp_ends(fd)?, fd))).collect();
+        SocketHandle::of(seen.remove(&wanted).ok_or_else(absent)?, is_it)
     }
 
     /// The only Unix stream connection that this process has made since `before`. Such a
@@ -144,14 +158,20 @@ fn all() -> io::Result<Vec<RawFd>> {
     Ok(names.filter_map(number).collect())
 }
 
+/// The ends of the TCP connection that a descriptor names, if it names one.
+fn tcp_ends(fd: RawFd) -> Option<Ends> {
+    Some((tcp_address(getsockname(fd))?, tcp_address(getpeername(fd))?))
+}
+
 fn tcp_address(address: Result<SockaddrStorage, Errno>) -> Option<SocketAddr> {
     let address = address.ok()?;
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| plain(SocketAddr::V6((*v6).into()))))
 }
 
-fn same(a: SocketAddr, b: SocketAddr) -> bool {
-    (a.ip(), a.port()) == (b.ip(), b.port())
+/// Without the flow label and the scope, which do not tell connections apart.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
 }
 
 /// The number that the kernel gives this socket and no other, if it is a Unix stream connection

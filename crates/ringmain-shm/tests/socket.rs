@@ -74,6 +74,32 @@ async fn only_the_connection_that_was_meant_is_found() {
 }
 
 #[tokio::test]
+async fn each_of_many_connections_made_at_once_is_told_from_the_others() {
+    let mut pairs = Vec::new();
+    for _ in 0..300 {
+        pairs.push(pair().await);
+    }
+    // The oldest first: far from the lowest free number, so what one look saw serves the others.
+    let handles: Vec<_> = pairs.iter().map(|(stream, _)| handle(stream).unwrap()).collect();
+    // A number that was seen and given to another connection since is noticed.
+    let (stale, _peer) = pairs.swap_remove(7);
+    let ends = (stale.local_addr().unwrap(), stale.peer_addr().unwrap());
+    drop((stale, _peer));
+    let mut handles = handles;
+    drop(handles.swap_remove(7));
+    let (_young, _its_peer) = pair().await;
+    assert!(SocketHandle::of_tcp(ends.0, ends.1).is_err());
+    for (at, handle) in handles.iter().enumerate() {
+        handle.cut();
+        let (stream, _peer) = &mut pairs[at];
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        if let Some((next, _)) = pairs.get_mut(at + 1) {
+            assert_eq!(next.try_read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_one_new_unix_connection_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.sock");

@@ -10,7 +10,7 @@
 //! | `callers` | keys, peers, web pages |
 //! | `hygiene` | bounds, keep-alive, HTTP/2, the drain |
 //! | `smuggling` | requests that two readers could understand in two ways |
-//! | `recordings` | every recorded stream, byte for byte |
+//! | `recordings` | every recorded stream and refusal, byte for byte |
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -60,8 +60,23 @@ impl World {
         World::of(lines, Config::default(), ProviderConfig::default())
     }
 
-    fn of(lines: &str, mut config: Config, provider: ProviderConfig) -> World {
+    fn of(lines: &str, config: Config, provider: ProviderConfig) -> World {
         let provider = Provider::start(provider).unwrap();
+        World::beside(lines, config, provider)
+    }
+
+    /// With what the configuration says of this provider besides.
+    fn following(
+        mut config: Config,
+        provider: ProviderConfig,
+        tail: impl FnOnce(&Provider) -> String,
+    ) -> World {
+        let provider = Provider::start(provider).unwrap();
+        config.tail = format!("{}\n{}", config.tail, tail(&provider));
+        World::beside("", config, provider)
+    }
+
+    fn beside(lines: &str, mut config: Config, provider: Provider) -> World {
         let dir = tempfile::Builder::new().prefix("ringmain-http").tempdir().unwrap();
         let socket = dir.path().join("http.sock");
         let listen = format!("[\"127.0.0.1:0\", \"unix:{}\"]", socket.display());

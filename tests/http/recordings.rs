@@ -1,53 +1,184 @@
-//! Every recorded stream of real providers through the face, byte for byte.
+//! Every recorded answer of real providers through the face, byte for byte.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
 
 use ringmain_sim::ProviderConfig;
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::common::{Config, corpus};
+use crate::common::{self, Config, corpus};
+use crate::wire::Reply;
 
-/// Folders of answers in the OpenAI dialect.
-const FOLDERS: [&str; 6] =
-    ["openai/", "azure/", "groq/", "mistral/", "llm-variants/", "pydantic-ai/openai"];
+/// Cuttings of each recording: most bytes of a piece, and the seed of their sizes.
+const CUTTINGS: [(u64, u64); 4] = [(1, 1), (7, 2), (256, 3), (1 << 20, 4)];
+/// Recordings beyond this many bytes are not sent byte by byte, which takes long.
+const SINGLE_BYTES_MAX: usize = 4_000;
+
+/// Where a recording came from, by its place in the corpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Api {
+    Chat,
+    Completions,
+    Messages,
+    /// An API that nobody here reads: it passes unopened.
+    Ollama,
+    Responses,
+}
+
+impl Api {
+    /// Every recording is of one of them.
+    fn of(file: &str, uri: &str) -> Api {
+        let uri = uri.split(['?', '#']).next().unwrap();
+        match file.split('/').next().unwrap() {
+            "anthropic" | "anthropic-sdk" => Api::Messages,
+            "ollama" => Api::Ollama,
+            _ if uri.ends_with("/v1/messages") => Api::Messages,
+            _ if uri.ends_with("/chat/completions") => Api::Chat,
+            _ if uri.ends_with("/completions") => Api::Completions,
+            _ if uri.contains("/responses") => Api::Responses,
+            _ => panic!("{file} is of no known API: {uri}"),
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Api::Chat => "/v1/chat/completions",
+            Api::Completions => "/v1/completions",
+            Api::Messages => "/v1/messages",
+            Api::Ollama => "/v1/api/chat",
+            Api::Responses => "/v1/responses",
+        }
+    }
+
+    /// The route to the endpoint that speaks its dialect.
+    fn model(self) -> &'static str {
+        if self == Api::Messages { "claude" } else { "tiny" }
+    }
+}
+
+/// An endpoint of the other dialect, at the same provider.
+fn claude(addr: SocketAddr) -> String {
+    format!(
+        "[[endpoint]]\nname = \"claude\"\ndialect = \"anthropic\"\nbase_url = \"http://{addr}/v1\"\n\
+         [[route]]\nmodel = \"claude\"\nendpoints = [{{ name = \"claude\" }}]\n"
+    )
+}
+
+fn index(of: &std::path::Path, name: &str) -> Vec<Value> {
+    let index: Value = serde_json::from_slice(&fs::read(of.join(name)).unwrap()).unwrap();
+    index.as_array().unwrap().clone()
+}
 
 #[test]
 fn http_corpus_arrives_byte_for_byte() {
     let Some(streams) = corpus().map(|corpus| corpus.join("streams")) else { return };
-    let provider =
-        ProviderConfig { replay_dir: Some(streams.clone()), ..ProviderConfig::default() };
+    let replay = ProviderConfig { replay_dir: Some(streams.clone()), ..ProviderConfig::default() };
     let config = Config { endpoint: "usage = \"off\"".to_owned(), ..Config::default() };
-    let world = World::of("", config, provider);
-    let index = fs::read(streams.join("INDEX.json")).unwrap();
-    let index: Value = serde_json::from_slice(&index).unwrap();
-    let mut count = 0;
-    for entry in index.as_array().unwrap() {
+    let world = World::following(config, replay, |provider| claude(provider.addr()));
+    let index = index(&streams, "INDEX.json");
+    let mut counts = BTreeMap::<Api, usize>::new();
+    let mut connection = world.connect();
+    for entry in &index {
         let file = entry["file"].as_str().unwrap();
-        if !FOLDERS.iter().any(|folder| file.starts_with(folder)) {
-            continue;
-        }
-        let uri = entry["request_uri"].as_str().unwrap_or_default();
-        let uri = uri.split(['?', '#']).next().unwrap();
-        let path = match () {
-            () if uri.ends_with("/chat/completions") => "/v1/chat/completions",
-            () if uri.ends_with("/completions") => "/v1/completions",
-            () => "/v1/responses",
-        };
+        let api = Api::of(file, entry["request_uri"].as_str().unwrap_or_default());
         let recording = fs::read(streams.join(file)).unwrap();
-        let mut connection = world.connect();
-        for (chunk, seed) in [(7, 2), (256, 3), (1 << 20, 4)] {
+        for (chunk, seed) in CUTTINGS {
+            if chunk == 1 && recording.len() > SINGLE_BYTES_MAX {
+                continue;
+            }
             let script = format!("[[sim replay={file} chunk={chunk} seed={seed}]]");
-            let body = json!({"model": "tiny", "stream": true, "prompt": script,
-                "messages": [{"role": "user", "content": script}]});
-            let reply = connection.post(path, &[], body.to_string().as_bytes());
-            assert_eq!((reply.status, reply.is_whole), (200, true), "{file}");
-            assert!(recording.starts_with(&reply.body), "{file}");
-            // Nothing counts behind the terminal event.
-            let rest = recording[reply.body.len()..].trim_ascii();
-            assert!(rest.is_empty() || rest == b"data: [DONE]", "{file}: {} missing", rest.len());
+            let body = json!({"model": api.model(), "stream": true, "prompt": script,
+                "max_tokens": 100, "messages": [{"role": "user", "content": script}]});
+            let reply = connection.post(api.path(), &[], body.to_string().as_bytes());
+            judge(api, &reply, &recording, &format!("{file} in pieces of {chunk}"));
         }
-        count += 1;
+        *counts.entry(api).or_default() += 1;
     }
-    assert!(count >= 30, "only {count} recordings");
+    common::report(format_args!("recorded streams through the HTTP face: {counts:?}"));
+    assert_eq!(counts.values().sum::<usize>(), index.len());
+    assert!(counts.len() == 5 && index.len() >= 61, "{counts:?}");
+}
+
+fn judge(api: Api, reply: &Reply, recording: &[u8], what: &str) {
+    assert_eq!((reply.status, reply.is_whole), (200, true), "{what}: {reply:?}");
+    assert!(recording.starts_with(&reply.body), "{what}");
+    let rest = recording[reply.body.len()..].trim_ascii();
+    // Nothing counts behind the terminal event.
+    let is_over = rest.is_empty() || api == Api::Responses && rest == b"data: [DONE]";
+    assert!(is_over, "{what}: {} bytes are missing", rest.len());
+}
+
+/// The recorded refusals: the words of the provider are those that its caller reads.
+#[test]
+fn http_corpus_refusals_arrive_byte_for_byte() {
+    let Some(streams) = corpus().map(|corpus| corpus.join("streams")) else { return };
+    let refusals = index(&streams, "error-responses.json");
+    let addr = refuse_all(refusals.clone());
+    let tail = format!(
+        "[[endpoint]]\nname = \"refusing\"\nbase_url = \"http://{addr}/v1\"\n\
+         breaker = {{ failures = 0, percent = 0 }}\n\
+         [[route]]\nmodel = \"refused\"\nendpoints = [{{ name = \"refusing\" }}]\n\
+         [retry]\nattempts = 1\n{}",
+        claude(addr)
+    );
+    let config = Config { tail, ..Config::default() };
+    let world = World::of("", config, ProviderConfig::default());
+    let mut connection = world.connect();
+    for (number, refusal) in refusals.iter().enumerate() {
+        let is_messages = refusal["uri"].as_str().unwrap().contains("api.anthropic.com");
+        let (model, path) = match is_messages {
+            true => ("claude", "/v1/messages"),
+            false => ("refused", "/v1/chat/completions"),
+        };
+        let body = json!({"model": model, "max_tokens": 1, "messages": [], "user": number});
+        let reply = connection.post(path, &[], body.to_string().as_bytes());
+        assert_eq!(u64::from(reply.status), refusal["status"].as_u64().unwrap(), "{refusal}");
+        assert_eq!(reply.body, refusal["body"].as_str().unwrap().as_bytes(), "{refusal}");
+        let content_type = refusal["headers"]["content-type"].as_str();
+        assert_eq!(reply.header("content-type"), content_type, "{refusal}");
+    }
+    let count = refusals.len();
+    common::report(format_args!("recorded refusals through the HTTP face: {count}"));
+    assert!(count >= 45);
+}
+
+/// A provider that answers with the refusal whose number the request names as its user.
+fn refuse_all(refusals: Vec<Value>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        // It ends with the process of the test.
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            for line in stream.by_ref().lines().map_while(Result::ok) {
+                let line = line.to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            if stream.read_exact(&mut body).is_err() {
+                continue;
+            }
+            let asked: Value = serde_json::from_slice(&body).unwrap();
+            let refusal = &refusals[asked["user"].as_u64().unwrap() as usize];
+            let (status, text) = (&refusal["status"], refusal["body"].as_str().unwrap());
+            let head = format!(
+                "HTTP/1.1 {status} X\r\ncontent-type: {}\r\ncontent-length: {}\r\n\
+                 connection: close\r\n\r\n{text}",
+                refusal["headers"]["content-type"].as_str().unwrap(),
+                text.len()
+            );
+            let _ = stream.get_mut().write_all(head.as_bytes());
+        }
+    });
+    addr
 }

@@ -105,7 +105,7 @@ pub(super) fn target<'a>(method: &Method, uri: &'a Uri) -> Option<Target<'a>> {
         (&Method::POST, "/completions") => Some(Target::Api(Api::Completions)),
         (&Method::POST, "/embeddings") => Some(Target::Api(Api::Embeddings)),
         (&Method::POST, "/messages") => Some(Target::Messages),
-        (&Method::POST, "/responses") => Some(Target::Recorded),
+        (&Method::POST, "/responses" | "/api/chat" | "/api/generate") => Some(Target::Recorded),
         (&Method::POST, "/sim/reset") => Some(Target::Reset),
         (&Method::GET, "/sim/log") => Some(Target::Log),
         (&Method::GET, "/models") => Some(Target::Models),

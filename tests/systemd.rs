@@ -1,13 +1,19 @@
 //! The units, judged by systemd's own tools, and the product under what they promise.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "systemd/arguments.rs"]
+mod arguments;
 #[path = "systemd/calls.rs"]
 mod calls;
 mod common;
 #[path = "systemd/confined.rs"]
 mod confined;
+#[allow(dead_code, reason = "shared with the tests of the HTTP face")]
+#[path = "http/wire.rs"]
+mod wire;
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -51,14 +57,37 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let provider = Provider::start(ProviderConfig::default()).unwrap();
+        World::with(ProviderConfig::default(), |provider, _| {
+            format!("[[endpoint]]\nname = \"local\"\nbase_url = {:?}\n", provider.base_url())
+        })
+    }
+
+    /// A broker that looks its provider up by name, speaks TLS with it, and serves HTTP in every
+    /// address family.
+    fn of_every_family() -> World {
+        World::with(ProviderConfig { tls: true, ..ProviderConfig::default() }, |provider, dir| {
+            fs::write(dir.join("ca.pem"), provider.ca_pem().unwrap()).unwrap();
+            let mut listen =
+                format!("\"127.0.0.1:0\", \"unix:{}\"", dir.join("http.sock").display());
+            if has_ipv6() {
+                listen.push_str(", \"[::1]:0\"");
+            }
+            format!(
+                "[[endpoint]]\nname = \"local\"\nbase_url = \"https://localhost:{}/v1\"\n\
+                 ca_file = \"ca.pem\"\n[http]\nlisten = [{listen}]\n",
+                provider.addr().port(),
+            )
+        })
+    }
+
+    fn with(config: ProviderConfig, rest: impl FnOnce(&Provider, &Path) -> String) -> World {
+        let provider = Provider::start(config).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "[broker]\nsocket = {:?}\nsocket_group = \"{}\"\nallow = [\"uid:{OTHER_UID}\"]\n\
-             [[endpoint]]\nname = \"local\"\nbase_url = {:?}\n",
+            "[broker]\nsocket = {:?}\nsocket_group = \"{}\"\nallow = [\"uid:{OTHER_UID}\"]\n{}",
             dir.path().join("broker.sock"),
             ringmain_shm::process::own_gid(),
-            provider.base_url()
+            rest(&provider, dir.path())
         );
         fs::write(dir.path().join("ringmain.toml"), text).unwrap();
         World { _provider: provider, dir }
@@ -97,6 +126,14 @@ impl World {
         }
     }
 
+    /// Where HTTP is served over TCP with this host part.
+    fn http(&self, host: &str) -> SocketAddr {
+        let (log, marker) = (self.log(), format!("serving HTTP address={host}:"));
+        let at = log.find(&marker).unwrap_or_else(|| panic!("no {marker} in {log}")) + marker.len();
+        let port: String = log[at..].chars().take_while(char::is_ascii_digit).collect();
+        format!("{host}:{port}").parse().unwrap()
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -108,6 +145,10 @@ impl Drop for World {
         let counters = ringmain_broker::counters::segment_name(&self.path("broker.sock"));
         let _ = fs::remove_file(Path::new("/dev/shm").join(counters));
     }
+}
+
+fn has_ipv6() -> bool {
+    TcpListener::bind("[::1]:0").is_ok()
 }
 
 /// A process that does not outlive its test.
@@ -147,6 +188,29 @@ fn the_product_works_within_the_system_calls_of_the_unit() {
 #[test]
 fn a_system_call_that_the_unit_forgot_is_noticed() {
     confined::ends_at_a_forgotten_call();
+}
+
+#[test]
+fn http_tls_and_names_work_within_the_address_families_of_the_unit() {
+    confined::works_in_the_families_of_the_unit();
+}
+
+#[test]
+fn an_address_family_that_the_unit_forgot_is_noticed() {
+    confined::ends_at_a_forgotten_family();
+}
+
+/// What the unit's filter refuses, tried in a process of its own; see [`confined`].
+#[test]
+fn refused_child() {
+    if let Some(script) = common::child_script() {
+        confined::try_what_is_refused(Path::new(&script));
+    }
+}
+
+#[test]
+fn the_unit_refuses_other_families_and_new_code() {
+    confined::refuses_other_families_and_new_code();
 }
 
 #[test]

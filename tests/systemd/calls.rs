@@ -1,4 +1,4 @@
-//! The unit's list of system calls, read as systemd reads it.
+//! What the unit allows its processes to ask of the kernel, read as systemd reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,6 +8,7 @@ use std::process::Command;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use syscalls::Sysno;
 
+use crate::arguments::Arguments;
 use crate::{told, unit};
 
 /// What the kernel does about a call that is not on the list.
@@ -19,11 +20,12 @@ pub enum Beyond {
     Kills,
 }
 
-/// Names of allowed calls, and what becomes of others.
+/// Names of allowed calls, what becomes of others, and what those that are allowed may ask for.
 #[derive(Clone)]
 pub struct Filter {
     pub allowed: BTreeSet<String>,
     pub beyond: Beyond,
+    pub arguments: Arguments,
 }
 
 impl Filter {
@@ -54,7 +56,7 @@ impl Filter {
             Some(other) => panic!("SystemCallErrorNumber={other} is not known here"),
             None => Beyond::Kills,
         };
-        Filter { allowed, beyond }
+        Filter { allowed, beyond, arguments: Arguments::of_unit(values) }
     }
 
     /// For a process that installs it.
@@ -63,24 +65,39 @@ impl Filter {
             Beyond::Fails(errno) => errno.to_string(),
             Beyond::Kills => "kill".to_owned(),
         };
-        let names = self.allowed.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-        fs::write(path, format!("{beyond} {names}")).unwrap();
+        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
+        let (calls, families) = (list(&self.allowed), list(&self.arguments.families));
+        let new_code = self.arguments.allows_new_code;
+        fs::write(path, format!("{beyond}\n{calls}\n{families}\n{new_code}")).unwrap();
     }
 
     /// What [`Filter::write`] wrote.
     pub fn read(path: &Path) -> Filter {
         let text = fs::read_to_string(path).unwrap();
-        let (beyond, names) = text.split_once(' ').unwrap();
+        let [beyond, calls, families, new_code] =
+            text.lines().collect::<Vec<_>>().try_into().unwrap();
+        let list = |names: &str| names.split_ascii_whitespace().map(str::to_owned).collect();
         let beyond = match beyond {
             "kill" => Beyond::Kills,
             errno => Beyond::Fails(errno.parse().unwrap()),
         };
-        Filter { allowed: names.split(' ').map(str::to_owned).collect(), beyond }
+        let allows_new_code = new_code.parse().unwrap();
+        let arguments = Arguments { families: list(families), allows_new_code };
+        Filter { allowed: list(calls), beyond, arguments }
+    }
+
+    /// Holds this process and what it becomes to the filter. The list of calls comes last, as with
+    /// systemd: it need not allow the installing of another filter.
+    pub fn install(&self) {
+        for program in self.arguments.compile(self.beyond) {
+            seccompiler::apply_filter(&program).unwrap();
+        }
+        seccompiler::apply_filter(&self.compile()).unwrap();
     }
 
     /// The program for the kernel. Names that this architecture does not have are left out, as
     /// systemd does.
-    pub fn compile(&self) -> BpfProgram {
+    fn compile(&self) -> BpfProgram {
         let numbers = self.allowed.iter().filter_map(|name| name.parse::<Sysno>().ok());
         let rules: BTreeMap<_, _> = numbers.map(|call| (call.id().into(), Vec::new())).collect();
         let beyond = match self.beyond {

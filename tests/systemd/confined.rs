@@ -1,21 +1,24 @@
-//! The broker under the system-call filter of its unit, which the kernel enforces.
+//! The broker under the filter of its unit, which the kernel enforces: system calls, address
+//! families, and memory that would be executable after it was written.
 //!
 //! A copy of this test binary takes the socket from systemd's own activator, installs the filter
 //! and becomes `ringmain serve`: the order in which the service manager does it. Once the filter
 //! acts as the unit says, and once it kills, so that no call which fails unnoticed is missed.
 
 use std::env::consts::ARCH;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use seccompiler::TargetArch;
 
 use crate::calls::{Beyond, Filter};
 use crate::common::{self, ringmain};
-use crate::{Daemon, OTHER_UID, World, told, tool};
+use crate::wire::Connection;
+use crate::{Daemon, OTHER_UID, World, has_ipv6, told, tool};
 
 /// Names the configuration for [`become_broker`].
 const CONFIG_VARIABLE: &str = "RINGMAIN_TEST_CONFIG";
@@ -26,8 +29,7 @@ const NEEDED: [&str; 3] = ["memfd_create", "eventfd2", "sendmsg"];
 /// Installs the filter in that file and becomes the broker.
 pub fn become_broker(filter: &Path) {
     let config = std::env::var_os(CONFIG_VARIABLE).unwrap();
-    let filter = Filter::read(filter).compile();
-    seccompiler::apply_filter(&filter).unwrap();
+    Filter::read(filter).install();
     let error = Command::new(ringmain()).args(["serve", "--config"]).arg(config).exec();
     panic!("{error}");
 }
@@ -42,25 +44,121 @@ pub fn works_as_the_unit_confines_it() {
     lives(&activate, &Filter { beyond: Beyond::Kills, ..filter });
 }
 
+pub fn works_in_the_families_of_the_unit() {
+    let Some((activate, filter)) = tools() else { return };
+    serves_every_family(&activate, &filter);
+    serves_every_family(&activate, &Filter { beyond: Beyond::Kills, ..filter });
+}
+
+pub fn ends_at_a_forgotten_family() {
+    let Some((activate, mut filter)) = tools() else { return };
+    filter.beyond = Beyond::Kills;
+    for needed in ["AF_UNIX", "AF_INET", "AF_INET6"] {
+        if needed == "AF_INET6" && !has_ipv6() {
+            println!("skipped: this host has no {needed}");
+            continue;
+        }
+        let mut mutant = filter.clone();
+        assert!(mutant.arguments.families.remove(needed), "{needed} is not allowed");
+        ends(World::of_every_family(), &activate, &mutant, needed);
+    }
+}
+
+/// Installs the filter in that file, and says how each attempt went that is to be refused.
+pub fn try_what_is_refused(filter: &Path) {
+    Filter::read(filter).install();
+    let families = [AddressFamily::Inet, AddressFamily::Netlink, AddressFamily::Vsock];
+    let mut out = std::io::stdout().lock();
+    for family in families {
+        let made = socket(family, SockType::Datagram, SockFlag::empty(), None);
+        writeln!(out, "TRIED {family:?} {:?}", made.map(drop)).unwrap();
+    }
+    for (call, made) in ringmain_shm::testing::ask_for_new_code() {
+        let made = made.map_err(|error| error.raw_os_error());
+        writeln!(out, "TRIED {call} {made:?}").unwrap();
+    }
+}
+
+pub fn refuses_other_families_and_new_code() {
+    let Some((_, filter)) = tools() else { return };
+    let refused = format!("Err(Some({}))", libc::EPERM);
+    let with = |new_code: &str, netlink: &str| {
+        let families = ["Inet Ok(())".to_owned(), format!("Netlink {netlink}")];
+        let vsock = ["Vsock Err(EAFNOSUPPORT)".to_owned()];
+        // The one that is not on the list of calls either.
+        let keyed = format!("pkey_mprotect {refused}");
+        let [mapped, changed, shared] =
+            ["mmap", "mprotect", "shmat"].map(|c| format!("{c} {new_code}"));
+        let calls = [mapped, changed, keyed, shared];
+        families.into_iter().chain(vsock).chain(calls).collect::<Vec<_>>()
+    };
+    assert_eq!(tried(&filter), with(&refused, "Err(EAFNOSUPPORT)"));
+    // What this looks at is the filter, and not what the kernel refuses anyhow.
+    let mut lax = filter.clone();
+    lax.arguments.families.insert("AF_NETLINK".to_owned());
+    assert_eq!(tried(&lax), with(&refused, "Ok(())"));
+    let mut lax = filter;
+    lax.arguments.allows_new_code = true;
+    assert_eq!(tried(&lax), with("Ok(())", "Err(EAFNOSUPPORT)"));
+}
+
+/// What [`try_what_is_refused`] says under this filter.
+fn tried(filter: &Filter) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    filter.write(&dir.path().join("filter"));
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "refused_child", "--nocapture", "--test-threads=1"]);
+    let output = command.env("RINGMAIN_CHILD", dir.path().join("filter")).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let told = told(&output);
+    let tried = told.lines().filter_map(|line| line.split_once("TRIED ")).map(|(_, rest)| rest);
+    tried.map(str::to_owned).collect()
+}
+
 pub fn ends_at_a_forgotten_call() {
     let Some((activate, mut filter)) = tools() else { return };
     filter.beyond = Beyond::Kills;
     for needed in NEEDED {
         let mut mutant = filter.clone();
         assert!(mutant.allowed.remove(needed), "{needed} is not allowed");
-        let (world, mut daemon) = confined(&activate, &mutant);
-        let mut chat = world.chat_with("hello");
-        let mut chat = chat.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let ended = daemon.0.wait().unwrap();
-        let _ = chat.kill();
-        let _ = chat.wait();
-        assert_eq!(ended.signal(), Some(libc::SIGSYS), "without {needed}: {}", world.log());
+        ends(World::new(), &activate, &mutant, needed);
+    }
+}
+
+/// The kernel ends a broker that lacks something it needs.
+fn ends(world: World, activate: &Path, mutant: &Filter, needed: &str) {
+    let mut daemon = confined(&world, activate, mutant);
+    let mut chat = world.chat_with("hello");
+    let mut chat = chat.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let ended = daemon.0.wait().unwrap();
+    let _ = chat.kill();
+    let _ = chat.wait();
+    assert_eq!(ended.signal(), Some(libc::SIGSYS), "without {needed}: {}", world.log());
+}
+
+/// A stream through a session and a request through each address of the HTTP face, to a provider
+/// that is looked up by name and spoken to over TLS.
+fn serves_every_family(activate: &Path, filter: &Filter) {
+    let world = World::of_every_family();
+    let _daemon = confined(&world, activate, filter);
+    let chat = world.chat();
+    assert!(chat.status.success(), "{}\n{}", told(&chat), world.log());
+    let mut faces = vec![Connection::unix(&world.path("http.sock"))];
+    faces.push(Connection::tcp(world.http("127.0.0.1")));
+    if has_ipv6() {
+        faces.push(Connection::tcp(world.http("[::1]")));
+    }
+    for mut face in faces {
+        let body = r#"{"model":"tiny","messages":[{"role":"user","content":"[[sim n=8]]"}]}"#;
+        let reply = face.post("/v1/chat/completions", &[], body.as_bytes());
+        assert_eq!(reply.status, 200, "{reply:?}\n{}", world.log());
     }
 }
 
 /// Streams to two uids, a reload, the counters and a drain.
 fn lives(activate: &Path, filter: &Filter) {
-    let (world, mut daemon) = confined(activate, filter);
+    let world = World::new();
+    let mut daemon = confined(&world, activate, filter);
     let well = |output: Output| {
         assert!(output.status.success(), "{}\n{}", told(&output), world.log());
     };
@@ -97,8 +195,7 @@ fn tools() -> Option<(PathBuf, Filter)> {
 }
 
 /// A broker that begins to run when the first client knocks.
-fn confined(activate: &Path, filter: &Filter) -> (World, Daemon) {
-    let world = World::new();
+fn confined(world: &World, activate: &Path, filter: &Filter) -> Daemon {
     filter.write(&world.path("filter"));
     let socket = world.path("broker.sock");
     let set = |name: &str, path: PathBuf| format!("--setenv={name}={}", path.display());
@@ -111,5 +208,5 @@ fn confined(activate: &Path, filter: &Filter) -> (World, Daemon) {
     let daemon = world.spawn(command);
     common::eventually("the socket is there", || socket.exists());
     world.open_to_all();
-    (world, daemon)
+    daemon
 }

@@ -46,6 +46,15 @@ impl Ledger {
     }
 }
 
+impl Charge {
+    /// Gives back what goes beyond this amount.
+    pub fn shrink_to(&mut self, amount: u64) {
+        let kept = self.amount.min(amount);
+        self.ledger.0.lock().give_back(self.uid, self.slot, self.amount - kept);
+        self.amount = kept;
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.ledger.0.lock().give_back(self.uid, self.slot, self.amount);
@@ -63,7 +72,12 @@ mod tests {
         assert!(ledger.charge(1, Slot::Exchanges, 1).is_err());
         drop(held);
         assert!(ledger.is_at_zero());
-        assert!(ledger.charge(1, Slot::Exchanges, 2).is_ok());
+        let mut held = ledger.charge(1, Slot::Exchanges, 2).unwrap();
+        held.shrink_to(3);
+        assert_eq!(ledger.held(1, Slot::Exchanges), 2, "it never grows");
+        held.shrink_to(1);
+        assert_eq!(ledger.held(1, Slot::Exchanges), 1);
+        drop(held);
         assert!(ledger.is_at_zero());
     }
 }

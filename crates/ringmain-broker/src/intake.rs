@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringmain_policy::Slot;
 use ringmain_shm::{ReadMap, lend};
+use ringmain_upstream::{UpstreamError, memory};
 use ringmain_wire::limits::LINE_BYTES;
 use ringmain_wire::{Code, Geometry, Request, RequestHead, Stage};
 
@@ -19,7 +20,8 @@ const COPY_BYTES_MAX: usize = 1024;
 /// Bytes of a body that are copied before others run.
 const COPY_STEP: usize = 1 << 20;
 
-/// Whom private copies are charged to.
+/// Whom private copies are charged to, and what is made of them.
+#[derive(Debug)]
 pub(crate) struct Copies {
     pub ledger: Ledger,
     pub uid: u32,
@@ -30,6 +32,9 @@ struct Copied {
     bytes: Vec<u8>,
     _charge: Option<Charge>,
 }
+
+/// The charge of what a body was compressed or translated into.
+struct Made(Option<Charge>);
 
 /// The head of a request, copied out of the arena and not yet judged.
 pub(crate) struct HeadCopy(Copied);
@@ -70,6 +75,23 @@ impl Copies {
     fn copy(&self, bytes: usize) -> Result<Copied, Failure> {
         let charge = self.charge(bytes as u64)?;
         Ok(Copied { bytes: vec![0; bytes], _charge: charge })
+    }
+}
+
+impl memory::Account for Copies {
+    fn charge(&self, bytes: u64) -> Result<Box<dyn memory::Charge>, UpstreamError> {
+        let made = Copies::charge(self, bytes).map(Made);
+        made.map(|made| Box::new(made) as Box<dyn memory::Charge>).map_err(|failure| {
+            UpstreamError::new(failure.code, failure.stage, failure.sent, failure.message)
+        })
+    }
+}
+
+impl memory::Charge for Made {
+    fn shrink_to(&mut self, bytes: u64) {
+        if let Some(charge) = &mut self.0 {
+            charge.shrink_to(bytes);
+        }
     }
 }
 

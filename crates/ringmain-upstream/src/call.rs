@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::memory::Account;
 use bytes::Bytes;
 use ringmain_wire::{Flags, Mode, RequestHead, Sent, Stage};
 
@@ -19,6 +20,8 @@ pub struct Call<'a> {
     pub model: Option<&'a str>,
     /// Whose it is: uids take turns where requests wait for a connection.
     pub uid: u32,
+    /// Whom memory is charged to that it takes beside its body; `None`: nobody.
+    pub account: Option<&'a dyn Account>,
     /// How long a connection for it may take to be made, where that is less than the endpoint's own
     /// limit.
     pub connect: Option<Duration>,
@@ -33,8 +36,9 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// A call in the caller's own words, of uid 0.
     pub fn new(head: &'a RequestHead<'a>, body: Bytes, mode: Mode, flags: Flags) -> Call<'a> {
-        let (uid, progress) = (0, Progress::default());
-        Call { head, body, model: None, uid, connect: None, mode, flags, progress }
+        let (model, account, connect) = (None, None, None);
+        let progress = Progress::default();
+        Call { head, body, model, uid: 0, account, connect, mode, flags, progress }
     }
 }
 

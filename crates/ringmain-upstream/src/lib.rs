@@ -22,6 +22,7 @@ pub mod error;
 mod flow;
 mod framing;
 pub mod key;
+pub mod memory;
 mod pool;
 pub mod reach;
 pub mod retry_after;
@@ -40,4 +41,5 @@ pub use endpoint::{
     Endpoint, EndpointError, EndpointStats, FreshKey, Health, check_header, check_probe,
 };
 pub use error::UpstreamError;
+pub use memory::{Account, Charge};
 pub use pool::{Cause, PoolGauges};

@@ -269,6 +269,7 @@ async fn call<'a>(
     let mut call = Call::new(&inbound.head, body, inbound.mode, inbound.flags);
     call.model = model_of(target, inbound);
     call.uid = inbound.caller.uid;
+    call.account = Some(inbound.copies);
     call.progress = progress;
     Ok(call)
 }

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 
 use crate::config::RequestEncoding;
+use crate::memory::{Account, Room};
 use choice::Choice;
 
 /// Bodies of more bytes are compressed on a thread of their own: a task must not keep its thread
@@ -69,8 +70,14 @@ impl Encoder {
         self.choice.is_some()
     }
 
-    /// Compresses a body if that is the thing to do. `plain`: it is not.
-    pub async fn encode(&self, pieces: &[Bytes], plain: bool) -> (Option<Encoded>, Option<Trial>) {
+    /// Compresses a body if that is the thing to do. `plain`: it is not. One for which its caller has
+    /// no memory left goes out as it is.
+    pub async fn encode(
+        &self,
+        pieces: &[Bytes],
+        plain: bool,
+        account: Option<&dyn Account>,
+    ) -> (Option<Encoded>, Option<Trial>) {
         let Some(choice) = &self.choice else { return (None, None) };
         let body_bytes = pieces.iter().map(Bytes::len).sum();
         if body_bytes < self.above.max(1) || plain {
@@ -80,16 +87,20 @@ impl Encoder {
         let coding = choice.lock().choose(body_bytes);
         let trial = Trial { coding, body_bytes, since };
         let Some(coding) = coding else { return (None, Some(trial)) };
+        let Ok(room) = Room::of(account, most_bytes(body_bytes)) else { return (None, None) };
         let compressed = match body_bytes > INLINE_BYTES_MAX {
-            false => compress(coding, pieces),
+            false => compress(coding, pieces).map(|bytes| room.hold(bytes)),
             true => {
                 let pieces = pieces.to_vec();
-                let work = tokio::task::spawn_blocking(move || compress(coding, &pieces));
+                // Whoever asked may have gone before it is done: its room goes with it.
+                let work = tokio::task::spawn_blocking(move || {
+                    compress(coding, &pieces).map(|bytes| room.hold(bytes))
+                });
                 work.await.unwrap_or_else(|error| Err(io::Error::other(error)))
             }
         };
         match compressed {
-            Ok(bytes) => (Some(Encoded { bytes: bytes.into(), coding }), Some(trial)),
+            Ok(bytes) => (Some(Encoded { bytes, coding }), Some(trial)),
             // Writing to memory does not fail; were it to, the body goes out as it is.
             Err(_) => (None, None),
         }
@@ -131,7 +142,13 @@ impl Coding {
     }
 }
 
-/// Bound: a little more than the body.
+/// What the compression of so many bytes takes at most: codings add next to nothing to what they
+/// cannot shrink, and memory that grows may double once too often.
+fn most_bytes(body_bytes: usize) -> usize {
+    (body_bytes + body_bytes / 128 + 64).saturating_mul(2)
+}
+
+/// Bound: [`most_bytes`].
 fn compress(coding: Coding, pieces: &[Bytes]) -> io::Result<Vec<u8>> {
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
     let room = Vec::with_capacity(bytes / 3 + 64);
@@ -164,6 +181,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
+    use crate::memory::tests::Limited;
+
     #[tokio::test]
     async fn what_is_compressed_comes_back() {
         let text: Vec<u8> =
@@ -176,7 +195,7 @@ mod tests {
                 (RequestEncoding::Zstd, Coding::Zstd),
             ] {
                 let encoder = Encoder::new(encoding, 4096);
-                let encoded = encoder.encode(&pieces, false).await.0.unwrap();
+                let encoded = encoder.encode(&pieces, false, None).await.0.unwrap();
                 assert_eq!(encoded.coding, coding);
                 assert!(encoded.bytes.len() < bytes);
                 let mut out = Vec::new();
@@ -193,10 +212,43 @@ mod tests {
                     }
                 };
                 assert_eq!(out, text[..bytes]);
-                assert!(encoder.encode(&pieces, true).await.0.is_none());
-                assert!(encoder.encode(&pieces[..1], false).await.0.is_none(), "too small");
+                assert!(encoder.encode(&pieces, true, None).await.0.is_none());
+                assert!(encoder.encode(&pieces[..1], false, None).await.0.is_none(), "too small");
                 encoder.refused(coding);
-                assert!(encoder.encode(&pieces, false).await.0.is_none(), "refused");
+                assert!(encoder.encode(&pieces, false, None).await.0.is_none(), "refused");
+            }
+        }
+    }
+
+    /// What a compressed body takes is charged while it is made and as long as it is there, and a
+    /// body for which there is no room is not compressed.
+    #[tokio::test]
+    async fn compressed_bodies_are_charged() {
+        let next = |seed: &u64| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        let noise = |bytes| -> Vec<u8> {
+            std::iter::successors(Some(7), next)
+                .map(|seed| (seed >> 56) as u8)
+                .take(bytes)
+                .collect()
+        };
+        for bytes in [5_000, INLINE_BYTES_MAX + 1] {
+            let pieces = [Bytes::from(noise(bytes))];
+            for (encoding, coding) in [
+                (RequestEncoding::Gzip, Coding::Gzip),
+                (RequestEncoding::Deflate, Coding::Deflate),
+                (RequestEncoding::Zstd, Coding::Zstd),
+            ] {
+                let made = compress(coding, &pieces).unwrap();
+                assert!(made.capacity() <= most_bytes(bytes), "{coding:?}: {}", made.capacity());
+                let encoder = Encoder::new(encoding, 4096);
+                let account = Limited::to(most_bytes(bytes) as u64);
+                let (encoded, _) = encoder.encode(&pieces, false, Some(&account)).await;
+                let encoded = encoded.unwrap();
+                assert_eq!(account.held(), encoded.bytes.len() as u64);
+                let (other, trial) = encoder.encode(&pieces, false, Some(&account)).await;
+                assert!(other.is_none() && trial.is_none(), "no room for another");
+                drop(encoded);
+                assert_eq!(account.held(), 0);
             }
         }
     }

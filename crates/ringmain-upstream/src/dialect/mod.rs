@@ -30,10 +30,15 @@ use crate::call::Call;
 use crate::config::{Dialect, EndpointConfig};
 use crate::decode::DecoderConfig;
 use crate::error::UpstreamError;
+use crate::memory::Room;
 
 pub use self::answer::{Translator, Wish};
 pub use self::errors::error_body;
 pub use self::refused::Refused;
+
+/// What writing a body anew takes at most, as charged: so many times the body. What it is read into
+/// borrows its texts from it and is gone before anybody else's turn on this thread.
+const WORK: usize = 4;
 
 const CHAT: &str = "/chat/completions";
 const MESSAGES: &str = "/messages";
@@ -105,8 +110,10 @@ impl Translation {
         if !known || !matches!(call.head.path.split_once('?'), None | Some((_, "beta=true"))) {
             return Err(refuse(format!("{} has no counterpart there", call.head.path)));
         }
-        let Translated { body, stream, usage } = translate(endpoint.dialect, &call.body)
+        let room = Room::of(call.account, call.body.len().saturating_mul(WORK))?;
+        let (body, stream, usage) = rewritten(endpoint.dialect, &call.body)
             .map_err(|refused| refuse(refused.to_string()))?;
+        let body = room.hold(body);
         let dialect = match endpoint.dialect {
             Dialect::Anthropic => Dialect::OpenAi,
             Dialect::OpenAi => Dialect::Anthropic,
@@ -182,6 +189,12 @@ pub struct Translated {
 /// # Errors
 /// [`Refused`] names the field that the endpoint's API cannot say.
 pub fn translate(endpoint: Dialect, body: &[u8]) -> Result<Translated, Refused> {
+    let (body, stream, usage) = rewritten(endpoint, body)?;
+    Ok(Translated { body: body.into(), stream, usage })
+}
+
+/// The body in the other dialect, whether it asks for a stream, and whether for its usage.
+fn rewritten(endpoint: Dialect, body: &[u8]) -> Result<(Vec<u8>, bool, bool), Refused> {
     let (request, written) = match endpoint {
         Dialect::Anthropic => {
             let request = chat::read::read(body)?;
@@ -196,7 +209,7 @@ pub fn translate(endpoint: Dialect, body: &[u8]) -> Result<Translated, Refused> 
     };
     let (stream, usage) = (request.stream, request.usage);
     let written = written.map_err(|_| refused::Path::Root.refused("cannot be written anew"))?;
-    Ok(Translated { body: written.into(), stream, usage })
+    Ok((written, stream, usage))
 }
 
 fn without_query(path: &str) -> &str {
@@ -210,6 +223,7 @@ fn is_below_messages(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::tests::Limited;
 
     /// The path that a call goes to, or why it goes nowhere.
     fn carried(dialect: Dialect, path: &str) -> Result<Option<String>, String> {
@@ -255,5 +269,26 @@ mod tests {
         let mut head = RequestHead::new("m", "/messages");
         head.method = Method::Get;
         assert!(!Translation::is_needed(Dialect::OpenAi, &head));
+    }
+
+    #[test]
+    fn translated_bodies_are_charged() {
+        let mut endpoint = EndpointConfig::new("local", "http://host/v1");
+        endpoint.dialect = Dialect::Anthropic;
+        let head = RequestHead::new("m", CHAT);
+        let text = "x".repeat(10_000);
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}]}}"#);
+        let mut call = Call::new(&head, body.into(), Mode::Body, Flags::NONE);
+        let account = Limited::to(4 * call.body.len() as u64);
+        call.account = Some(&account);
+        let translation = Translation::of(&endpoint, &call).unwrap().unwrap();
+        assert_eq!(account.held(), translation.body.len() as u64);
+        let refused = Translation::of(&endpoint, &call).unwrap_err();
+        assert_eq!((refused.code, refused.sent), (Code::QuotaExceeded, Sent::No));
+        let sent = translation.call(&head, &call).body;
+        drop(translation);
+        assert!(account.held() > 10_000, "it is on its way");
+        drop(sent);
+        assert_eq!(account.held(), 0);
     }
 }

@@ -158,7 +158,7 @@ impl Endpoint {
             _ => Spliced { pieces: Vec::new(), usage_injected: false },
         };
         let (encoded, trial) = match self.encoder.is_on() {
-            true => self.encoder.encode(&pieces, manner.plain).await,
+            true => self.encoder.encode(&pieces, manner.plain, call.account).await,
             false => (None, None),
         };
         let coding = encoded.as_ref().map(|encoded| encoded.coding);

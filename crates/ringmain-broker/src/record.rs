@@ -160,3 +160,35 @@ impl Record {
         self.tokens = (told > 0).then_some(told).or(self.tokens);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmain_policy::ExchangeLimits;
+    use ringmain_policy::timeouts::AdaptiveRule;
+
+    use crate::alarm::Expired;
+
+    /// However many pieces an answer has, and also when its last pause is what ended it.
+    #[test]
+    fn one_exchange_is_one_sample_of_the_pauses_between_contents() {
+        let floor = Duration::from_millis(1);
+        let rule = AdaptiveRule { floor, samples_min: 3, ..AdaptiveRule::default() };
+        let adaptive = Arc::new(Adaptive::new(rule));
+        let usual = ExchangeLimits::default();
+        let exchange = |expired: Option<Expired>| {
+            let mut record = Record::new();
+            record.adaptive = Some(adaptive.clone());
+            (0..10).for_each(|_| record.had_content());
+            if let Some(expired) = expired {
+                record.expired(expired);
+            }
+            record.is_over();
+            record.is_over();
+            adaptive.limits(usual).idle
+        };
+        assert_eq!(exchange(None), usual.idle);
+        assert_eq!(exchange(Some(Expired::Idle(Duration::from_secs(1)))), usual.idle);
+        assert_ne!(exchange(None), usual.idle, "the third");
+    }
+}

@@ -50,9 +50,13 @@ impl Record {
     }
 
     /// The failure of a limit that passed.
-    pub(super) fn expired(&mut self, expired: Expired) -> Failure {
+    pub(crate) fn expired(&mut self, expired: Expired) -> Failure {
         if let Some(adaptive) = &self.adaptive {
             adaptive.expired(expired);
+        }
+        if matches!(expired, Expired::Idle(_)) {
+            // The pause that ended it was the longest, and has just been told.
+            self.longest_gap = None;
         }
         let who = match self.produced {
             Some(_) => format!("producer {}", self.endpoint),

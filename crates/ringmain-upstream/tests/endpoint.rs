@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ringmain_upstream::{
-    Answer, Call, Endpoint, EndpointConfig, Http2, KeySource, Piece, Stored, UpstreamError,
+    Answer, Call, Endpoint, EndpointConfig, Http2, KeySource, Piece, Progress, Stored,
+    UpstreamError,
 };
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Kind, Mode, RequestHead, Sent, Stage};
@@ -632,10 +633,19 @@ async fn over_http2_a_refused_stream_was_provably_not_processed() {
             }
         }
     });
-    let error = send(&endpoint, Mode::Deltas, "{}").await.unwrap_err();
+    // Attempts of one exchange share what is known of them.
+    let (head, progress) = (chat(), Progress::default());
+    let attempt = || async {
+        let mut call = Call::new(&head, Bytes::from_static(b"{}"), Mode::Deltas, Flags::NONE);
+        call.progress = progress.clone();
+        endpoint.send(call).await.unwrap_err()
+    };
+    let error = attempt().await;
     assert_eq!((error.code, error.sent), (Code::UpstreamRefused, Sent::No), "{error}");
-    let error = send(&endpoint, Mode::Deltas, "{}").await.unwrap_err();
+    assert_eq!((progress.sent(), progress.attempts()), (Sent::No, 1), "as proven");
+    let error = attempt().await;
     assert_eq!((error.code, error.sent), (Code::UpstreamReset, Sent::Maybe), "{error}");
+    assert_eq!((progress.sent(), progress.attempts()), (Sent::Maybe, 2));
     let (pieces, error) = read(send(&endpoint, Mode::Deltas, "{}").await.unwrap()).await;
     assert_eq!((pieces, error), (vec![(Kind::Delta, b"hello".to_vec())], None));
     let stats = endpoint.stats();

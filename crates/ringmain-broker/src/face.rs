@@ -101,7 +101,8 @@ pub struct Ended {
     /// The payload of the END frame ([`EndFrame`](ringmain_wire::frame::EndFrame)), or what went
     /// wrong. All frames before it were pushed.
     pub verdict: Result<Vec<u8>, Failure>,
-    rest: Option<AnswerBody>,
+    /// With the uid whose answer it is.
+    rest: Option<(AnswerBody, u32)>,
 }
 
 /// Memory that is charged to a uid until this is dropped.
@@ -167,7 +168,10 @@ impl Exchange {
         let verdict = inner.run(asked, egress).await;
         inner.settle(&verdict);
         match verdict {
-            Ok(ended) => Ended { verdict: Ok(ended.payload), rest: ended.rest },
+            Ok(ended) => {
+                let rest = ended.rest.map(|rest| (rest, caller.uid));
+                Ended { verdict: Ok(ended.payload), rest }
+            }
             Err(failure) => Ended { verdict: Err(failure), rest: None },
         }
     }
@@ -205,8 +209,8 @@ impl Ended {
     /// Reads what is left behind the terminal marker of the answer, for at most a second, so that
     /// its connection can be used again. To be called after the caller was told.
     pub async fn settle(self) {
-        if let Some(rest) = self.rest {
-            exchange::settle(rest).await;
+        if let Some((rest, uid)) = self.rest {
+            exchange::settle(rest, uid).await;
         }
     }
 }

@@ -91,7 +91,7 @@ async fn run(
             drop(exchange);
             // The caller has its END; what is left of the answer only saves a connection.
             if let Some(rest) = rest {
-                settle(rest).await;
+                settle(rest, session.peer.uid).await;
             }
         }
         Err(failure) => egress.finish(Kind::Error, &exchange.error_payload(&failure)),

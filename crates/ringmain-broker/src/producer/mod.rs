@@ -24,6 +24,8 @@ pub(crate) mod attach;
 mod desk;
 pub(crate) mod dispatch;
 mod judge;
+#[cfg(test)]
+mod judged;
 mod lane;
 mod registry;
 pub(crate) mod relay;

@@ -1,16 +1,22 @@
-//! A client killed at any instruction of an attachment, a publication, a read or a cancel: nothing
-//! arrives torn, nothing leaks, nobody hangs.
+//! A client killed at any instruction of an attachment, a publication, a read or a cancel, and a
+//! producer at any of its registration, of taking a request, of its frames and of their end:
+//! nothing arrives torn, nothing leaks, nobody hangs.
 //!
-//! The client is this binary again. It stops at the beginning of the operation, executes one
+//! The process is this binary again. It stops at the beginning of the operation, executes one
 //! instruction after the other under the eyes of its parent, and is killed after as many as were
 //! drawn. The draws are spread evenly over the length of the operation, which a run without a
 //! kill has measured before.
 //!
 //! `RINGMAIN_STEPS` sets the number of instructions that clients are killed at (2,000 for the long
-//! run), `RINGMAIN_SEED` chooses other draws.
+//! run), producers at half as many; `RINGMAIN_SEED` chooses other draws.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+
+use ringmain_client::Code;
+
+use judge::World;
+use march::Clients;
 
 #[path = "kill_step/client.rs"]
 mod client;
@@ -18,6 +24,8 @@ mod client;
 mod judge;
 #[path = "kill_step/march.rs"]
 mod march;
+#[path = "kill_step/producer.rs"]
+mod producer;
 #[allow(dead_code, reason = "shared with the kills at any time")]
 #[path = "kill/random.rs"]
 mod random;
@@ -32,8 +40,17 @@ mod tape;
 /// See [`march`].
 #[test]
 fn kill_step_of_clients_leaves_nothing_behind() {
-    if common::child_script().is_none() {
-        march::run();
+    if common::child_script().is_none() && march::may_trace() {
+        let world = World::start("", &[Code::Cancelled, Code::SessionClosed]);
+        march::run(Clients, world, march::steps());
+    }
+}
+
+/// See [`producer`].
+#[test]
+fn kill_step_of_producers_ends_in_errors() {
+    if common::child_script().is_none() && march::may_trace() {
+        producer::kill_all(march::steps() / 2);
     }
 }
 
@@ -49,6 +66,6 @@ fn kill_step_of_the_broker_leaves_a_prefix() {
 #[test]
 fn kill_step_child() {
     let Some(script) = common::child_script() else { return };
-    let (case, process) = script.split_once(' ').expect("a case and a number");
-    client::run(client::Case::find(case), process.parse().unwrap())
+    let (case, argument) = script.split_once(' ').expect("a case and its argument");
+    client::run(client::Case::find(case), argument)
 }

@@ -1,5 +1,5 @@
-//! The client process that is stepped: it gets everything ready, stops, does one thing, and stops
-//! again.
+//! The process that is stepped: it gets everything ready, stops, does one thing, and stops again.
+//! Here are the clients; producers are in [`producer`](super::producer).
 
 use std::process;
 use std::thread;
@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, raise};
 use ringmain_client::{Config, Exchange, Geometry, Mode, Request, Session};
 use ringmain_sim::{Script, contract};
 
+use super::producer;
 use super::tape::Tape;
 
 /// What is done between the two marks.
@@ -31,6 +32,16 @@ pub enum Case {
     Cancel,
     /// The same, and throwing away what still comes.
     GiveUp,
+    /// Attaching as a producer.
+    Register,
+    /// Taking a request that is there.
+    Take,
+    /// Sleeping until a request comes, and taking it.
+    TakeAsleep,
+    /// Writing HEAD and three frames of an answer.
+    Produce,
+    /// Writing the end of an answer, and giving the memory of its request back.
+    ProduceEnd,
 }
 
 /// Raised before the first instruction that counts.
@@ -53,7 +64,7 @@ const TOKENS_BEFORE: u64 = 2;
 const TOKENS_READ: u64 = 2;
 
 impl Case {
-    /// All that are stepped.
+    /// Those of clients.
     pub const STEPPED: [Case; 7] = [
         Case::Attach,
         Case::Publish,
@@ -63,6 +74,10 @@ impl Case {
         Case::Cancel,
         Case::GiveUp,
     ];
+
+    /// Those of producers.
+    pub const PRODUCERS: [Case; 5] =
+        [Case::Register, Case::Take, Case::TakeAsleep, Case::Produce, Case::ProduceEnd];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -74,6 +89,11 @@ impl Case {
             Case::ConsumeEnd => "consume-end",
             Case::Cancel => "cancel",
             Case::GiveUp => "cancel-give-up",
+            Case::Register => "producer_register",
+            Case::Take => "producer_take",
+            Case::TakeAsleep => "producer_take-asleep",
+            Case::Produce => "producer_publish",
+            Case::ProduceEnd => "producer_end",
         }
     }
 
@@ -83,13 +103,15 @@ impl Case {
     }
 
     pub fn find(name: &str) -> Case {
-        let found = Case::STEPPED.into_iter().chain([Case::Probe]).find(|case| case.name() == name);
+        let all = Case::STEPPED.into_iter().chain(Case::PRODUCERS).chain([Case::Probe]);
+        let found = all.into_iter().find(|case| case.name() == name);
         found.unwrap_or_else(|| panic!("no case is called {name:?}"))
     }
 }
 
-/// Does what the case asks for between the marks, and waits for the kill.
-pub fn run(case: Case, process: u64) -> ! {
+/// Does what the case asks for between the marks, and waits for the kill. `argument`: the number
+/// of a client, the name of a producer.
+pub fn run(case: Case, argument: &str) -> ! {
     if let Err(error) = ptrace::traceme() {
         eprintln!("tracing is refused: {error}");
         process::exit(NOT_TRACED);
@@ -99,6 +121,10 @@ pub fn run(case: Case, process: u64) -> ! {
         eprintln!("a client took longer than {LIFE:?}");
         process::exit(2);
     });
+    if Case::PRODUCERS.contains(&case) {
+        producer::run(case, argument)
+    }
+    let process = argument.parse().unwrap();
     let tape = Tape::open();
     let mut config = Config::default();
     // With many lanes most instructions of some operations would be spent in loops over them.
@@ -118,12 +144,12 @@ pub fn run(case: Case, process: u64) -> ! {
     let session = Session::attach(config).unwrap();
     let client = Client { case, process, tape, session, exchanges: Vec::new() };
     match case {
-        Case::Probe | Case::Attach => unreachable!("done above"),
         Case::Publish => client.publish(),
         Case::Consume => client.consume(),
         Case::ConsumeAsleep => client.consume_asleep(),
         Case::ConsumeEnd => client.consume_end(),
         Case::Cancel | Case::GiveUp => client.cancel(),
+        _ => unreachable!("done above"),
     }
 }
 
@@ -238,12 +264,12 @@ pub fn id(case: Case, process: u64, number: u16) -> String {
 }
 
 /// Stops here until the parent goes on.
-fn mark(signal: Signal) {
+pub fn mark(signal: Signal) {
     raise(signal).unwrap();
 }
 
 /// Waits for the kill.
-fn stay() -> ! {
+pub fn stay() -> ! {
     loop {
         thread::park();
     }

@@ -1,4 +1,4 @@
-//! Clients marched to drawn instructions of each operation, and killed there.
+//! Processes marched to drawn instructions of each operation, and killed there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,15 +22,57 @@ use crate::common::{child_of, required};
 
 /// Instructions that clients are killed at, unless `RINGMAIN_STEPS` says so.
 const STEPS: u64 = 150;
-/// The operations, and how many of a hundred kills fall into each: an attachment is long, so a
-/// march into it takes long.
-const OPERATIONS: [(&str, u64); 4] =
-    [("attach", 6), ("publish", 22), ("consume", 37), ("cancel", 35)];
 /// Marches to one instruction: an operation may be over before it, for no two runs of it are of
 /// the same length.
 const TRIES: u64 = 4;
 /// Threads per CPU that march a client each: one of the two waits while the other one steps.
 const MARCHERS_PER_CPU: usize = 2;
+
+/// A kind of processes that are killed, and what stands around them.
+pub trait Party: Sync {
+    /// The operations, and how many of a hundred kills fall into each: an attachment is long, so
+    /// a march into it takes long.
+    const OPERATIONS: &'static [(&'static str, u64)];
+    /// The cases of these operations.
+    const CASES: &'static [Case];
+    /// Those who are going to see the death of one process.
+    type Witness;
+
+    /// Finds a witness for a process that is going to be killed, and what the process is told
+    /// besides its case.
+    fn invite(&self, case: Case, process: u64) -> (Self::Witness, String);
+    /// Brings a process from its first mark to where its operation begins.
+    fn set(&self, _: &mut Self::Witness, _: &mut Stepper) -> Result<(), Stray> {
+        Ok(())
+    }
+    /// Lets it execute so many instructions of its operation.
+    fn advance(
+        &self,
+        _: &mut Self::Witness,
+        stepper: &mut Stepper,
+        instructions: u64,
+    ) -> Result<Advance, Stray> {
+        stepper.advance(instructions)
+    }
+    /// Notes what the witness saw, when nothing of the process is left.
+    fn see(&self, witness: Self::Witness, at: &str, toll: &mut Toll);
+}
+
+/// Clients: nobody but the broker has to do with them.
+pub struct Clients;
+
+impl Party for Clients {
+    const OPERATIONS: &'static [(&'static str, u64)] =
+        &[("attach", 6), ("publish", 22), ("consume", 37), ("cancel", 35)];
+    const CASES: &'static [Case] = &Case::STEPPED;
+    type Witness = ();
+
+    fn invite(&self, _: Case, process: u64) -> ((), String) {
+        ((), process.to_string())
+    }
+
+    fn see(&self, (): (), _: &str, _: &mut Toll) {}
+}
 
 /// What came of the kills in one operation.
 #[derive(Debug, Default)]
@@ -39,6 +81,8 @@ pub struct Toll {
     pub points: BTreeSet<(Case, u64)>,
     /// How many there were to be.
     pub wanted: usize,
+    /// Processes that were killed.
+    pub deaths: usize,
     /// Instructions of each case, as measured.
     pub lengths: Vec<(Case, u64)>,
     /// What arrived in part or wrongly, what was not given back, and who never came to an end.
@@ -48,14 +92,15 @@ pub struct Toll {
 }
 
 /// What the marchers share.
-struct March<'a> {
+struct March<'a, P> {
     world: &'a World,
+    party: &'a P,
     report: Sender<Dead>,
     cpus: Vec<usize>,
     bag: Mutex<Bag>,
 }
 
-/// A client to be killed after so many instructions.
+/// A process to be killed after so many instructions.
 #[derive(Clone, Copy, Debug)]
 struct Order {
     case: Case,
@@ -71,25 +116,21 @@ struct Bag {
     records: Vec<CallerRecord>,
 }
 
-/// The whole test.
-pub fn run() {
-    if !may_trace() {
-        return;
-    }
+/// The whole test, with so many kills.
+pub fn run<P: Party>(party: P, world: World, steps: u64) {
     let cpus = allowed_cpus();
-    let world = World::start();
     let start = Instant::now();
     let mut tolls: BTreeMap<&str, Toll> = BTreeMap::new();
     let mut history = History::default();
     thread::scope(|scope| {
         let (report, dead) = channel();
         let warden = scope.spawn(|| world.see_released(dead));
-        let march = March { world: &world, report, cpus, bag: Mutex::default() };
+        let march = March { world: &world, party: &party, report, cpus, bag: Mutex::default() };
         let lengths = march.measure();
-        for (operation, percent) in OPERATIONS {
+        for &(operation, percent) in P::OPERATIONS {
             let of_it = |(case, _): &&(Case, u64)| case.operation() == operation;
             let cases: Vec<(Case, u64)> = lengths.iter().filter(of_it).copied().collect();
-            let orders = orders(&cases, steps() * percent / 100);
+            let orders = orders(&cases, steps * percent / 100);
             let wanted = orders.len();
             march.go(orders);
             let mut bag = mem::take(&mut *march.bag.lock().unwrap());
@@ -106,6 +147,8 @@ pub fn run() {
         }
     });
     println!("{} points in {:.1?} (seed {})", points(&tolls), start.elapsed(), seed());
+    // Nobody but the survivor is left: what is held now, nobody holds.
+    drop(party);
     world.judge(history, &mut tolls);
 }
 
@@ -128,12 +171,13 @@ fn orders(cases: &[(Case, u64)], points: u64) -> Vec<Order> {
     orders
 }
 
-impl March<'_> {
-    /// Runs each case to its end and counts. The clients are killed behind it.
+impl<P: Party> March<'_, P> {
+    /// Runs each case to its end and counts. The processes are killed behind it.
     fn measure(&self) -> Vec<(Case, u64)> {
         let lengths = Mutex::new(Vec::new());
         let order = |case| Order { case, number: 0, instruction: u64::MAX };
-        self.spread(Case::STEPPED.map(order).to_vec(), |order| match self.kill_one(order, 0) {
+        let orders = P::CASES.iter().copied().map(order).collect();
+        self.spread(orders, |order| match self.kill_one(order, 0) {
             Some(Advance::Ended(length)) => lengths.lock().unwrap().push((order.case, length)),
             stray => panic!("{order:?} did not come to its end: {stray:?}"),
         });
@@ -181,24 +225,33 @@ impl March<'_> {
         });
     }
 
-    /// Marches one client and kills it. `None`: it went astray, which is noted.
+    /// Marches one process and kills it. `None`: it went astray, which is noted.
     fn kill_one(&self, order: Order, attempt: u64) -> Option<Advance> {
         let Order { case, number, instruction } = order;
         let process = (case as u64 + 1) * 1_000_000 + number * 10 + attempt;
-        let script = format!("{} {process}", case.name());
+        let (mut witness, argument) = self.party.invite(case, process);
+        let script = format!("{} {argument}", case.name());
         let command = child_of("kill_step_child", &script, &self.world.socket());
         let mut stepper = match Stepper::start(command) {
             Ok(stepper) => stepper,
             Err(stray) => return self.note(order, &stray),
         };
-        let advance = stepper.advance(instruction);
+        let ready = self.party.set(&mut witness, &mut stepper);
+        let advance =
+            ready.and_then(|()| self.party.advance(&mut witness, &mut stepper, instruction));
         stepper.kill();
         let died_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         let at = format!("{} killed at instruction {instruction}", case.name());
+        let mut seen = Toll::default();
+        self.party.see(witness, &at, &mut seen);
         self.report.send(Dead { pid: stepper.pid(), case, at, died_ms }).unwrap();
         let mut bag = self.bag.lock().unwrap();
         bag.deaths.push(Death { process, at_ns: monotonic_ns() });
         bag.records.extend(stepper.reel.records(process));
+        bag.toll.deaths += 1;
+        bag.toll.torn.extend(seen.torn);
+        bag.toll.leaked.extend(seen.leaked);
+        bag.toll.hung.extend(seen.hung);
         drop(bag);
         advance.map_or_else(|stray| self.note(order, &stray), Some)
     }
@@ -207,7 +260,7 @@ impl March<'_> {
         let toll = &mut self.bag.lock().unwrap().toll;
         match stray {
             Stray::Unexpected(WaitStatus::Exited(_, 2)) => toll.hung.push(format!("{order:?}")),
-            other => toll.torn.push(format!("{order:?}: the client failed: {other:?}")),
+            other => toll.torn.push(format!("{order:?}: the process failed: {other:?}")),
         }
         None
     }

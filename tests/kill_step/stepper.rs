@@ -1,4 +1,4 @@
-//! One traced client: advanced by instructions, killed between two of them.
+//! One traced process: advanced by instructions, killed between two of them.
 
 use std::process::{Child, Command, Stdio};
 
@@ -62,6 +62,20 @@ impl Stepper {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The thread that is stepped.
+    pub fn thread(&self) -> Pid {
+        self.thread
+    }
+
+    /// Lets it run on to its next mark.
+    pub fn go_on(&mut self) -> Result<(), Stray> {
+        let _ = ptrace::cont(self.thread, None);
+        match self.wait(self.thread) {
+            WaitStatus::Stopped(_, BEGIN) => Ok(()),
+            other => Err(Stray::Unexpected(other)),
+        }
     }
 
     /// Lets the client execute so many instructions, fewer when its operation ends before. A

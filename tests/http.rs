@@ -4,10 +4,12 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `wire` | a client that writes and reads its bytes itself |
+//! | `canned` | a provider that answers with bytes which a test has written |
 //! | `calls` | every endpoint of the face; routes, headers, encodings |
 //! | `breaks` | errors before and after the head, in the caller's own shape |
 //! | `disconnect` | a caller that leaves, at every phase; one that does not read |
 //! | `callers` | keys, peers, web pages |
+//! | `large` | events and bodies as large as they may be |
 //! | `hygiene` | bounds, keep-alive, HTTP/2, the drain |
 //! | `smuggling` | requests that two readers could understand in two ways |
 //! | `recordings` | every recorded stream and refusal, byte for byte |
@@ -21,10 +23,14 @@ mod breaks;
 mod callers;
 #[path = "http/calls.rs"]
 mod calls;
+#[path = "http/canned.rs"]
+mod canned;
 #[path = "http/disconnect.rs"]
 mod disconnect;
 #[path = "http/hygiene.rs"]
 mod hygiene;
+#[path = "http/large.rs"]
+mod large;
 #[path = "http/recordings.rs"]
 mod recordings;
 #[path = "http/smuggling.rs"]

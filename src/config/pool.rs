@@ -1,6 +1,7 @@
 //! What an endpoint says of its connections: how many, how long, how they are made, and what
 //! travels on them besides the request.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use ringmain_upstream::{
 
 use super::KeyFolder;
 use super::section::Section;
+
+/// What `event_max` may be.
+const EVENT_BYTES: RangeInclusive<u64> = 64 << 10..=64 << 20;
 
 /// The keys of an `[[endpoint]]` that its pool reads. What is not said keeps its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct PoolSection {
     pub request_encoding: RequestEncoding,
     /// Request bodies of fewer bytes are sent as they are.
     pub encode_above: Option<usize>,
+    /// Most bytes of one event of an answer.
+    pub event_max: Option<usize>,
     /// A request that shows whether the endpoint is well.
     pub probe: Option<Probe>,
 }
@@ -64,6 +70,7 @@ impl PoolSection {
             proxy: read_proxy(table, files),
             request_encoding: encoding.map(|at| at.value).unwrap_or_default(),
             encode_above: table.integer("encode_above", 0..=1 << 30).map(|bytes| bytes as usize),
+            event_max: table.size("event_max", EVENT_BYTES).map(|bytes| bytes as usize),
             probe: read_probe(table),
         }
     }
@@ -81,6 +88,7 @@ impl PoolSection {
         set(&mut endpoint.idle_timeout, self.idle_timeout);
         set(&mut endpoint.lifetime_max, self.max_lifetime);
         set(&mut endpoint.encode_above, self.encode_above);
+        set(&mut endpoint.event_bytes_max, self.event_max);
         endpoint.ca_file.clone_from(&self.ca_file);
         endpoint.client_cert.clone_from(&self.client_cert);
         endpoint.headers.clone_from(&self.headers);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ringmain_broker::{BrokerConfig, Server};
-use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
+use ringmain_upstream::{Dialect, EndpointConfig, Http2, KeySource, Stored, UsageSplice};
 
 use super::*;
 
@@ -49,6 +49,7 @@ usage = "off"
 stored = "shared"
 http2 = "prior-knowledge"
 connect_timeout = "250ms"
+event_max = "1MiB"
 
 [[endpoint]]
 name = "other"
@@ -86,6 +87,12 @@ fn a_whole_file_is_read() {
     assert_eq!(local.key, KeySource::File("/etc/ringmain/keys/local".into()));
     assert_eq!((local.usage, local.http2), (UsageSplice::Off, Http2::PriorKnowledge));
     assert_eq!(local.rules.limits.connect, Some(Duration::from_millis(250)));
+    let event_max = [local, other].map(|endpoint| {
+        let mut config = EndpointConfig::new("", "");
+        endpoint.pool.apply(&mut config);
+        config.event_bytes_max
+    });
+    assert_eq!(event_max, [1 << 20, 16 << 20]);
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
     let line = WHOLE.lines().position(|line| line.starts_with("key_env")).map(|at| at + 1);
     assert_eq!((other.usage, Some(other.key_line)), (UsageSplice::Inject, line));

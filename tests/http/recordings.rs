@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
+use std::net::SocketAddr;
 
 use ringmain_sim::ProviderConfig;
 use serde_json::{Value, json};
 
 use crate::World;
+use crate::canned;
 use crate::common::{self, Config, corpus};
 use crate::wire::Reply;
 
@@ -148,37 +147,11 @@ fn http_corpus_refusals_arrive_byte_for_byte() {
 
 /// A provider that answers with the refusal whose number the request names as its user.
 fn refuse_all(refusals: Vec<Value>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        // It ends with the process of the test.
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            let mut length = 0;
-            for line in stream.by_ref().lines().map_while(Result::ok) {
-                let line = line.to_ascii_lowercase();
-                if let Some(value) = line.strip_prefix("content-length: ") {
-                    length = value.parse().unwrap();
-                }
-                if line.is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            if stream.read_exact(&mut body).is_err() {
-                continue;
-            }
-            let asked: Value = serde_json::from_slice(&body).unwrap();
-            let refusal = &refusals[asked["user"].as_u64().unwrap() as usize];
-            let (status, text) = (&refusal["status"], refusal["body"].as_str().unwrap());
-            let head = format!(
-                "HTTP/1.1 {status} X\r\ncontent-type: {}\r\ncontent-length: {}\r\n\
-                 connection: close\r\n\r\n{text}",
-                refusal["headers"]["content-type"].as_str().unwrap(),
-                text.len()
-            );
-            let _ = stream.get_mut().write_all(head.as_bytes());
-        }
-    });
-    addr
+    canned::provider(move |body| {
+        let asked: Value = serde_json::from_slice(body).unwrap();
+        let refusal = &refusals[asked["user"].as_u64().unwrap() as usize];
+        let content_type = refusal["headers"]["content-type"].as_str().unwrap();
+        let text = refusal["body"].as_str().unwrap();
+        canned::answer(refusal["status"].as_u64().unwrap(), content_type, text.as_bytes())
+    })
 }

@@ -171,8 +171,8 @@ impl Connection {
                     return;
                 }
             }
-            reply.body.extend(self.seen.drain(..bytes));
-            self.seen.drain(..2);
+            reply.body.extend_from_slice(&self.seen[..bytes]);
+            self.seen.drain(..bytes + 2);
             if bytes == 0 {
                 reply.is_whole = true;
                 return;

@@ -39,6 +39,7 @@ mod exchange;
 pub mod face;
 mod failure;
 mod gather;
+mod holding;
 mod intake;
 mod lines;
 mod listen;

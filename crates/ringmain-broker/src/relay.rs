@@ -16,6 +16,7 @@ use crate::attempt::window::Window;
 use crate::egress::Egress;
 use crate::failure::Failure;
 use crate::gather::Gather;
+use crate::holding::Holding;
 use crate::pipeline::Inbound;
 use crate::record::Record;
 
@@ -39,7 +40,8 @@ pub(crate) async fn run<E: Egress>(
     is_final(&answer)?;
     let head = head_payload(&answer, inbound, record);
     let mut decoder = answer.decoder();
-    let Inbound { alarm, body, copy, .. } = inbound;
+    let Inbound { alarm, body, copy, copies, .. } = inbound;
+    let mut holding = Holding::default();
     let mut relay = Relay::new(egress, record, head, limits, alarm);
     let mut gather = Gather::default();
     alarm.wait_for(Waiting::FirstContent(limits.first_content));
@@ -62,6 +64,7 @@ pub(crate) async fn run<E: Egress>(
         if decoder.is_ended() {
             return relay.end(&decoder, answer.body).await;
         }
+        holding.grows_to(decoder.held_bytes() + answer.body.held_bytes(), copies)?;
         let chunk = match gather.at_hand(&mut answer.body).await {
             Some(chunk) => chunk,
             None => {

@@ -74,7 +74,10 @@ impl Outlet {
         let goes_on = self.is_mid_event;
         let push = self.write(payload);
         if push != Push::Full {
-            self.is_error = tells_error(payload) || self.is_error && goes_on;
+            if !goes_on {
+                // What is written in parts came whole the first time.
+                self.is_error = tells_error(payload);
+            }
             // An event that its provider cut off has no end either.
             self.is_mid_event |= !ends_event(payload);
         }

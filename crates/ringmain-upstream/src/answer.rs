@@ -137,7 +137,8 @@ impl AnswerBody {
         self.translator = Some(Box::new(translator));
     }
 
-    /// The next bytes, or `None` after a correctly framed end.
+    /// The next bytes, or `None` after a correctly framed end. None at all stand for a chunk of
+    /// something that is read as a whole, so that its memory can be charged for.
     ///
     /// Cancel-safe: a call that is dropped has taken nothing.
     ///
@@ -158,11 +159,21 @@ impl AnswerBody {
             let chunk = self.own_chunk().await;
             let Some(translator) = &mut self.translator else { continue };
             match chunk {
-                Ok(Some(chunk)) => translator.feed(chunk),
+                Ok(Some(chunk)) => {
+                    translator.feed(chunk);
+                    if translator.is_gathering() {
+                        return Ok(Some(Bytes::new()));
+                    }
+                }
                 Ok(None) => translator.end_of_body(),
                 Err(error) => translator.broken(error),
             }
         }
+    }
+
+    /// Memory that its translation holds of what is not whole yet.
+    pub fn held_bytes(&self) -> usize {
+        self.translator.as_ref().map_or(0, |translator| translator.held_bytes())
     }
 
     /// The next bytes as the endpoint sent them.

@@ -22,7 +22,7 @@ pub struct EndpointConfig {
     pub stored: Stored,
     /// How HTTP/2 comes about.
     pub http2: Http2,
-    /// Most bytes of one event; default 1 MiB.
+    /// Most bytes of one event; default 16 MiB.
     pub event_bytes_max: usize,
     /// Most bytes of a plain answer that is read as a whole (mode deltas); default 32 MiB.
     pub plain_bytes_max: usize,
@@ -113,7 +113,7 @@ impl EndpointConfig {
             usage: UsageSplice::default(),
             stored: Stored::default(),
             http2: Http2::default(),
-            event_bytes_max: 1 << 20,
+            event_bytes_max: 16 << 20,
             plain_bytes_max: 32 << 20,
             expanded_bytes_max: 256 << 20,
             connect_timeout: Duration::from_secs(5),

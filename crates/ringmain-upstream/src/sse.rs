@@ -116,6 +116,11 @@ impl SseDecoder {
         self.at = 0;
     }
 
+    /// Memory that it holds of blocks that are not whole, or were not when they began.
+    pub fn held_bytes(&self) -> usize {
+        self.carry.capacity() + self.block.joined.capacity()
+    }
+
     /// Says that the body has ended.
     pub fn end(&mut self) {
         self.ended = true;

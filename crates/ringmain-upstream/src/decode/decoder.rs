@@ -202,6 +202,15 @@ impl Decoder {
         self.dialect.usage()
     }
 
+    /// Memory that it holds of what is not whole yet. It may double with a chunk.
+    pub fn held_bytes(&self) -> usize {
+        match &self.reading {
+            Reading::Events(sse) => sse.held_bytes(),
+            Reading::Plain(body) | Reading::Refusal(body) => body.capacity(),
+            Reading::Unknown | Reading::Verbatim => 0,
+        }
+    }
+
     /// Whether a piece of content was given: nothing may be retried any more.
     pub fn has_given_content(&self) -> bool {
         self.content_seen

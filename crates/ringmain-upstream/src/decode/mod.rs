@@ -87,7 +87,7 @@ impl DecoderConfig {
             status,
             content_type: content_type.into(),
             retry_after_ms: None,
-            event_bytes_max: 1 << 20,
+            event_bytes_max: 16 << 20,
             plain_bytes_max: 32 << 20,
             withhold_usage: false,
         }

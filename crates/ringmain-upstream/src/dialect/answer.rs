@@ -21,6 +21,9 @@ use super::{chat, messages};
 /// Most bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes beyond which what is gathered is worth a word to whoever charges for memory.
+const GATHERED_BYTES: usize = 64 * 1024;
+
 /// How the caller wants its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
@@ -146,6 +149,21 @@ impl Translator {
     /// Whether the answer has ended, well or not: no more bytes are needed.
     pub fn is_ended(&self) -> bool {
         self.ended.is_some()
+    }
+
+    /// Whether it holds much and has nothing to deliver.
+    pub fn is_gathering(&self) -> bool {
+        self.out.is_empty() && self.ended.is_none() && self.held_bytes() > GATHERED_BYTES
+    }
+
+    /// Memory that it holds of what is not whole yet.
+    pub fn held_bytes(&self) -> usize {
+        let source = match &self.source {
+            Source::Answer(decoder) => decoder.held_bytes(),
+            Source::Refusal { body, .. } => body.capacity(),
+        };
+        let gathered = self.bytes_left.map_or(0, |left| self.bytes_max - left);
+        source + gathered + self.out.capacity()
     }
 
     fn run(&mut self) {

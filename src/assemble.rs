@@ -48,7 +48,7 @@ impl Prepared {
     /// change is kept, with its connections, and gets a fresh key.
     ///
     /// # Errors
-    /// [`ConfigError::Faults`] names the line of every key that cannot be had.
+    /// [`ConfigError::Faults`] names the line of everything that cannot be had: keys, certificates.
     pub fn new(
         config: &Config,
         running: &[(&EndpointSection, Arc<Endpoint>)],
@@ -104,7 +104,8 @@ pub enum AssembleError {
     Route(#[from] RouteError),
 }
 
-fn endpoint_config(config: &Config, section: &EndpointSection) -> EndpointConfig {
+/// How the connections of an endpoint are made.
+pub fn endpoint_config(config: &Config, section: &EndpointSection) -> EndpointConfig {
     let mut endpoint = EndpointConfig::new(section.name.as_str(), section.base_url.as_str());
     endpoint.dialect = section.dialect;
     endpoint.key = section.key.clone();
@@ -129,8 +130,12 @@ fn patience(config: &Config, section: &EndpointSection) -> Duration {
 }
 
 fn endpoint_fault(section: &EndpointSection, error: &EndpointError) -> Fault {
-    let key = format!("endpoint {:?}", section.name);
-    Fault { line: section.key_line, key, sentence: error.to_string() }
+    let key = match error.key() {
+        "key_file" if section.lines.has("key_env") => "key_env",
+        key => key,
+    };
+    let (line, key) = (section.lines.of(key), format!("endpoint {:?}.{key}", section.name));
+    Fault { line, key, sentence: error.to_string() }
 }
 
 fn producer(section: &ProducerSection) -> ProducerRule {

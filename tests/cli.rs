@@ -120,6 +120,61 @@ fn check_finds_a_key_file_that_others_can_read() {
     assert!(run(&["check", "--config", &path]).status.success());
 }
 
+/// What holds where the file says nothing is told, too, each with its unit.
+#[test]
+fn check_explains_what_is_in_effect() {
+    let (_dir, path) = config_file(
+        "[retry]\nbackoff = \"100ms\"\n[[endpoint]]\nname = \"a\"\n\
+         base_url = \"http://127.0.0.1:1/v1\"\nconnect_timeout = \"2s\"\n\
+         probe = { path = \"/models\" }\n[[route]]\nmodel = \"m\"\n\
+         endpoints = [{ name = \"a\" }]\ntimeouts = { idle = \"7s\" }\nretry = { attempts = 1 }\n",
+    );
+    let output = run(&["check", "--config", &path]);
+    let text = stdout(&output);
+    for told in [
+        "limits   connect 5s, write 30s, head 5m, first content 5m, idle 2m, total 15m",
+        "retry    3 attempts; waits up to 100ms, doubling up to 8s, 20s in total",
+        "queue    16384 requests may wait for limits, 1024 of each uid",
+        "         connections 0 to 8192, ",
+        "         rests 5s to 1m after 5 failures in a row or 50 % of at least 20 requests in 10s",
+        "         GET /models every 30s",
+        "         its own limits: connect 2s",
+        "         its own limits: idle 7s",
+        "         1 attempts; ",
+    ] {
+        assert!(text.contains(told), "{told}:\n{text}");
+    }
+}
+
+#[test]
+fn check_names_line_and_key_of_files_that_are_no_good() {
+    let (dir, path) = config_file("");
+    let secret = dir.path().join("private");
+    fs::write(&secret, "nothing of use\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let fault = |keys: &str| {
+        let head = "[[endpoint]]\nname = \"a\"\nbase_url = \"https://127.0.0.1/v1\"\n";
+        fs::write(&path, format!("{head}{keys}\n")).unwrap();
+        let output = run(&["check", "--config", &path]);
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output)
+    };
+    for (keys, told) in [
+        ("ca_file = \"none.pem\"", "line 4: endpoint \"a\".ca_file: "),
+        ("http2 = \"off\"\nca_file = \"private\"", "line 5: endpoint \"a\".ca_file: "),
+        ("client_cert = \"x\"\nclient_key = \"y\"", "line 4: endpoint \"a\".client_cert: "),
+        (
+            "proxy = \"http://127.0.0.1:1\"\nproxy_login_file = \"private\"",
+            "line 5: endpoint \"a\".proxy_login_file: ",
+        ),
+        ("\nkey_env = \"RINGMAIN_NO_SUCH_KEY\"", "line 5: endpoint \"a\".key_env: "),
+        ("key_file = \"none\"", "line 4: endpoint \"a\".key_file: "),
+    ] {
+        let text = fault(keys);
+        assert!(text.contains(told), "{keys}: {text}");
+    }
+}
+
 #[test]
 fn a_missing_file_is_one_sentence() {
     for command in ["check", "serve"] {

@@ -9,11 +9,13 @@ use std::process::ExitCode;
 use nix::unistd::{AccessFlags, access};
 use ringmain_broker::Server;
 use ringmain_http::HttpConfig;
+use ringmain_policy::QueueBounds;
+use ringmain_policy::timeouts::LimitChanges;
 use ringmain_upstream::KeySource;
 
-use crate::assemble::Prepared;
+use crate::assemble::{Prepared, endpoint_config};
 use crate::cli::ConfigFile;
-use crate::commands::Outcome;
+use crate::commands::{Outcome, explain};
 use crate::config::{Config, Identity, RouteSection, amounts, scope, server_socket};
 
 /// Prints every fault of the file, or what it would serve.
@@ -36,6 +38,11 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "allow    {}", listed(allow))?;
     }
     summarize_http(&config.http, out)?;
+    writeln!(out, "limits   {}", explain::limits(&config.limits))?;
+    let usual = config.retry.policy(1);
+    writeln!(out, "retry    {}", explain::retry(&usual))?;
+    let QueueBounds { total, per_uid } = config.queue;
+    writeln!(out, "queue    {total} requests may wait for limits, {per_uid} of each uid")?;
     for endpoint in &config.endpoints {
         let key = match &endpoint.key {
             KeySource::None => "no key".to_owned(),
@@ -48,6 +55,11 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
             false => "",
         };
         writeln!(out, "endpoint {} at {}, {key}{clear}", endpoint.name, endpoint.base_url)?;
+        let made = endpoint_config(config, endpoint);
+        explained(out, &explain::connections(&made))?;
+        explained(out, &explain::breaker(&endpoint.rules))?;
+        explained(out, &explain::extras(&made))?;
+        explained(out, &own_limits(&endpoint.rules.limits))?;
     }
     for producer in &config.producers {
         let allow = producer.allow.as_deref().map(listed);
@@ -56,11 +68,32 @@ fn summarize(config: &Config, out: &mut impl Write) -> io::Result<()> {
     }
     for route in &config.routes {
         writeln!(out, "route    {} to {}", route.model, targets(route))?;
+        explained(out, &own_limits(&route.rules.limits))?;
+        explained(out, &route.rules.adaptive.as_ref().map(explain::adaptive).unwrap_or_default())?;
+        let policy = route.retry.or(config.retry).policy(route.targets.len());
+        if policy != usual {
+            explained(out, &explain::retry(&policy))?;
+        }
     }
     for limit in &config.rates {
         writeln!(out, "limit    {} at {}", scope(limit), amounts(limit))?;
     }
     Ok(())
+}
+
+/// A line about what was named above; nothing where there is nothing to say.
+fn explained(out: &mut impl Write, text: &str) -> io::Result<()> {
+    match text {
+        "" => Ok(()),
+        text => writeln!(out, "         {text}"),
+    }
+}
+
+fn own_limits(limits: &LimitChanges) -> String {
+    match explain::changes(limits).as_str() {
+        "" => String::new(),
+        told => format!("its own limits: {told}"),
+    }
 }
 
 fn summarize_http(http: &HttpConfig, out: &mut impl Write) -> io::Result<()> {

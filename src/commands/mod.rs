@@ -5,6 +5,7 @@ mod chat;
 mod check;
 mod demo;
 mod drive;
+mod explain;
 mod key;
 mod serve;
 mod sim;

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ringmain_broker::rules::{EndpointRules, RouteRules};
+use ringmain_policy::Backoff;
 use ringmain_policy::breaker::BreakerRule;
 use ringmain_policy::budget::BudgetRule;
 use ringmain_policy::retry::RetryPolicy;
@@ -25,13 +26,28 @@ pub struct RetrySection {
     pub attempts: Option<u32>,
     /// Longest wait between attempts, in total.
     pub wait: Option<Duration>,
+    /// Most of the first wait where the provider does not say how long; doubled with each further
+    /// one.
+    pub backoff: Option<Duration>,
+    /// Most of any such wait.
+    pub backoff_max: Option<Duration>,
 }
 
 impl RetrySection {
     /// Reads the table.
     pub(super) fn read(mut table: Section<'_>) -> RetrySection {
         let attempts = table.integer("attempts", ATTEMPTS).map(|attempts| attempts as u32);
-        let section = RetrySection { attempts, wait: table.duration("wait") };
+        let section = RetrySection {
+            attempts,
+            wait: table.duration("wait"),
+            backoff: limit(&mut table, "backoff"),
+            backoff_max: limit(&mut table, "backoff_max"),
+        };
+        if let (Some(first), Some(most)) = (section.backoff, section.backoff_max)
+            && first > most
+        {
+            table.fault_at("backoff", "is longer than `backoff_max`");
+        }
         table.finish();
         section
     }
@@ -42,6 +58,8 @@ impl RetrySection {
         RetrySection {
             attempts: self.attempts.or(others.attempts),
             wait: self.wait.or(others.wait),
+            backoff: self.backoff.or(others.backoff),
+            backoff_max: self.backoff_max.or(others.backoff_max),
         }
     }
 
@@ -54,8 +72,17 @@ impl RetrySection {
         RetryPolicy {
             attempts: self.attempts.unwrap_or(usual.attempts.max(least)),
             wait: self.wait.unwrap_or(usual.wait),
-            ..usual
+            backoff: self.backoff(usual.backoff),
         }
+    }
+}
+
+impl RetrySection {
+    /// What is set alone moves the other one along, if it would be beyond it.
+    fn backoff(&self, usual: Backoff) -> Backoff {
+        let first =
+            self.backoff.unwrap_or(usual.base().min(self.backoff_max.unwrap_or(usual.cap())));
+        Backoff::new(first, self.backoff_max.unwrap_or(usual.cap()).max(first))
     }
 }
 
@@ -166,6 +193,7 @@ mod tests {
     const TRIED: &str = r#"
 [retry]
 attempts = 4
+backoff = "100ms"
 
 [[endpoint]]
 name = "a"
@@ -200,6 +228,7 @@ adaptive = { floor = "2s", samples = 50 }
         assert_eq!(tiers, [0, 1, 2]);
         let policy = route.retry.or(config.retry).policy(route.targets.len());
         assert_eq!((policy.attempts, policy.wait), (4, Duration::from_secs(5)));
+        assert_eq!(policy.backoff, backoff(100, 8000));
         assert_eq!(route.rules.limits.idle, Some(Duration::from_secs(3)));
         let adaptive = route.rules.adaptive.unwrap();
         assert_eq!((adaptive.floor, adaptive.samples_min), (Duration::from_secs(2), 50));
@@ -211,7 +240,24 @@ adaptive = { floor = "2s", samples = 50 }
         assert_eq!(attempts(RetrySection::default(), 1), 3);
         assert_eq!(attempts(RetrySection::default(), 5), 5);
         assert_eq!(attempts(RetrySection::default(), 60), 16);
-        assert_eq!(attempts(RetrySection { attempts: Some(1), wait: None }, 5), 1);
+        assert_eq!(attempts(RetrySection { attempts: Some(1), ..RetrySection::default() }, 5), 1);
+    }
+
+    fn backoff(base_ms: u64, cap_ms: u64) -> Backoff {
+        Backoff::new(Duration::from_millis(base_ms), Duration::from_millis(cap_ms))
+    }
+
+    #[test]
+    fn one_end_of_the_back_off_moves_the_other_along() {
+        let policy = |base: Option<u64>, cap: Option<u64>| {
+            let (backoff, backoff_max) =
+                (base.map(Duration::from_millis), cap.map(Duration::from_millis));
+            RetrySection { backoff, backoff_max, ..RetrySection::default() }.policy(1).backoff
+        };
+        assert_eq!(policy(None, None), backoff(500, 8000));
+        assert_eq!(policy(Some(20_000), None), backoff(20_000, 20_000));
+        assert_eq!(policy(None, Some(100)), backoff(100, 100));
+        assert_eq!(policy(Some(1), Some(2)), backoff(1, 2));
     }
 
     #[test]
@@ -226,6 +272,8 @@ adaptive = { floor = "2s", samples = 50 }
         assert!(twice.contains("line 4") && twice.contains("keep one of them"), "{twice}");
         let unknown = fault("breaker = { failure = 3 }");
         assert!(unknown.contains("failures"), "the nearest key: {unknown}");
+        let crossed = fault("[retry]\nbackoff = \"9s\"\nbackoff_max = \"1s\"");
+        assert!(crossed.contains("line 5") && crossed.contains("`backoff_max`"), "{crossed}");
         let many = fault("[retry]\nattempts = 17");
         assert!(many.contains("between 1 and 16"), "{many}");
     }

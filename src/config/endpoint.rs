@@ -7,7 +7,7 @@ use ringmain_broker::rules::EndpointRules;
 use ringmain_upstream::{Dialect, Http2, KeySource, Stored, UsageSplice};
 
 use super::pool::PoolSection;
-use super::section::Section;
+use super::section::{Lines, Section};
 use super::{KeyFolder, attempt};
 
 /// One upstream address and its credential.
@@ -21,8 +21,8 @@ pub struct EndpointSection {
     pub dialect: Dialect,
     /// The credential.
     pub key: KeySource,
-    /// Where the key is named in the file, for a fault found when it is read.
-    pub key_line: usize,
+    /// Where its keys stand in the file, for a fault found when it is made.
+    pub lines: Lines,
     /// Whether to ask a stream for usage that the caller did not ask for.
     pub usage: UsageSplice,
     /// Whether callers may read and remove what the provider stored.
@@ -52,8 +52,8 @@ impl EndpointSection {
 
     /// Whether both say the same of its connections, wherever they stand in their files.
     pub fn is_same(&self, other: &EndpointSection) -> bool {
-        let EndpointSection { key_line, rules, .. } = *other;
-        let moved = EndpointSection { key_line, rules, ..self.clone() };
+        let (lines, rules) = (other.lines.clone(), other.rules);
+        let moved = EndpointSection { lines, rules, ..self.clone() };
         moved == *other
     }
 }
@@ -93,34 +93,35 @@ fn read(mut table: Section<'_>, earlier: &[EndpointSection], keys: &KeyFolder) -
     let usage = table.parsed("usage", parse_usage);
     let stored = table.parsed("stored", parse_stored);
     let http2 = table.parsed("http2", parse_http2);
-    let (key, key_line) = read_key(&mut table, keys);
-    let endpoint = EndpointSection {
+    let key = read_key(&mut table, keys);
+    let mut endpoint = EndpointSection {
         name: name.map(|name| name.value).unwrap_or_default(),
         base_url: base_url.unwrap_or_default(),
         dialect: dialect.map(|at| at.value).unwrap_or_default(),
         key,
-        key_line,
+        lines: Lines::default(),
         usage: usage.map(|at| at.value).unwrap_or_default(),
         stored: stored.map(|at| at.value).unwrap_or_default(),
         http2: http2.map(|at| at.value).unwrap_or_default(),
         pool: PoolSection::read(&mut table, keys),
         rules: attempt::read_endpoint_rules(&mut table),
     };
+    endpoint.lines = table.lines();
     table.finish();
     endpoint
 }
 
-fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> (KeySource, usize) {
+fn read_key(table: &mut Section<'_>, folder: &KeyFolder) -> KeySource {
     let file = table.text("key_file");
     let variable = table.parsed("key_env", parse_variable);
     match (file, variable) {
         (Some(_), Some(variable)) => {
             table.fault(variable.span, "key_env", "stands beside `key_file`; keep one of the two");
-            (KeySource::None, 0)
+            KeySource::None
         }
-        (Some(file), None) => (KeySource::File(folder.join(&file.value)), table.line(&file.span)),
-        (None, Some(variable)) => (KeySource::Env(variable.value), table.line(&variable.span)),
-        (None, None) => (KeySource::None, 0),
+        (Some(file), None) => KeySource::File(folder.join(&file.value)),
+        (None, Some(variable)) => KeySource::Env(variable.value),
+        (None, None) => KeySource::None,
     }
 }
 

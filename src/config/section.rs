@@ -26,6 +26,26 @@ pub struct At<T> {
     pub span: Range<usize>,
 }
 
+/// Where the keys of a table stand, for faults that are found later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    table: usize,
+    keys: Vec<(&'static str, usize)>,
+}
+
+impl Lines {
+    /// The line of a key; that of the table for one that is not there.
+    pub fn of(&self, key: &str) -> usize {
+        let line = self.keys.iter().find(|(known, _)| *known == key);
+        line.map_or(self.table, |(_, line)| *line)
+    }
+
+    /// Whether a key is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|(known, _)| *known == key)
+    }
+}
+
 impl<'a> Section<'a> {
     /// Reads `value` as a table; anything else is a fault.
     pub fn of_value(
@@ -75,6 +95,12 @@ impl<'a> Section<'a> {
     /// The line on which a place of the file stands.
     pub fn line(&self, span: &Range<usize>) -> usize {
         self.report.line(span)
+    }
+
+    /// The lines of the keys that are there and were asked for.
+    pub fn lines(&self) -> Lines {
+        let line = |key: &&'static str| Some((*key, self.line(&self.table.get(*key)?.span())));
+        Lines { table: self.line(&self.span), keys: self.known.iter().filter_map(line).collect() }
     }
 
     /// Where the table stands.

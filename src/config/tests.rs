@@ -95,7 +95,7 @@ fn a_whole_file_is_read() {
     assert_eq!(event_max, [1 << 20, 16 << 20]);
     assert_eq!(other.key, KeySource::Env("OTHER_KEY".to_owned()));
     let line = WHOLE.lines().position(|line| line.starts_with("key_env")).map(|at| at + 1);
-    assert_eq!((other.usage, Some(other.key_line)), (UsageSplice::Inject, line));
+    assert_eq!((other.usage, Some(other.lines.of("key_env"))), (UsageSplice::Inject, line));
     assert_eq!((local.dialect, other.dialect), (Dialect::OpenAi, Dialect::Anthropic));
     assert_eq!((local.stored, other.stored), (Stored::Shared, Stored::Refused));
     let tiny = &config.routes[0];

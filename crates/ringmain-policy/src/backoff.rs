@@ -26,6 +26,16 @@ impl Backoff {
         Backoff { base, cap }
     }
 
+    /// The most of the first wait.
+    pub const fn base(&self) -> Duration {
+        self.base
+    }
+
+    /// The most of any wait.
+    pub const fn cap(&self) -> Duration {
+        self.cap
+    }
+
     /// The wait before retry `attempt` (from 0), for an evenly drawn `random`.
     pub fn delay(&self, attempt: u32, random: u64) -> Duration {
         let factor = 1u32.checked_shl(attempt).unwrap_or(u32::MAX);

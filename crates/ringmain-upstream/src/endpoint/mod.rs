@@ -34,7 +34,7 @@ use crate::encoding::Expander;
 use crate::error::UpstreamError;
 use crate::flow::Flow;
 use crate::key::{Credential, KeyError};
-use crate::pool::{Lease, Pool, PoolGauges};
+use crate::pool::{Lease, Pool, PoolGauges, Unfit};
 use crate::reach;
 
 /// An endpoint, ready to be called from any task.
@@ -89,9 +89,22 @@ pub enum EndpointError {
     Client {
         /// Name of the endpoint.
         endpoint: String,
+        /// The key of its configuration.
+        key: &'static str,
         /// What is wrong.
         reason: String,
     },
+}
+
+impl EndpointError {
+    /// The key of the endpoint's configuration that is at fault.
+    pub fn key(&self) -> &'static str {
+        match self {
+            EndpointError::BaseUrl { .. } => "base_url",
+            EndpointError::Key { .. } => "key_file",
+            EndpointError::Client { key, .. } => key,
+        }
+    }
 }
 
 /// Counts since the endpoint was made.
@@ -116,8 +129,13 @@ impl Endpoint {
     pub fn new(config: EndpointConfig) -> Result<Endpoint, EndpointError> {
         let address::Address { base, unix } = address::check(&config)?;
         let credential = load_key(&config)?;
-        let client = |reason| EndpointError::Client { endpoint: config.name.clone(), reason };
-        let headers = header::fields(&config.headers).map_err(client)?;
+        let client = |Unfit { key, reason }| EndpointError::Client {
+            endpoint: config.name.clone(),
+            key,
+            reason,
+        };
+        let headers = header::fields(&config.headers);
+        let headers = headers.map_err(Unfit::of("headers")).map_err(client)?;
         let pool = Pool::new(&config, &base, unix).map_err(client)?;
         let encoder = Encoder::new(config.request_encoding, config.encode_above);
         Ok(Endpoint {

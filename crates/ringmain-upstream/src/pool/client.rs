@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use super::connector::OneConnection;
 use super::line::Line;
 use super::tls;
-use crate::config::{EndpointConfig, Http2};
+use crate::config::{EndpointConfig, Http2, Proxy};
 use crate::key::read_private;
 
 /// How long a server may leave sent bytes untaken before the kernel gives its connection up: the
@@ -36,24 +36,29 @@ pub(super) struct Maker {
     connect_timeout: Duration,
 }
 
+/// A part of an endpoint's configuration that no connection can be made with.
+#[derive(Clone, Debug)]
+pub(crate) struct Unfit {
+    /// Its key.
+    pub key: &'static str,
+    /// What is wrong, in a sentence.
+    pub reason: String,
+}
+
+impl Unfit {
+    /// Says of which key a sentence is.
+    pub fn of(key: &'static str) -> impl Fn(String) -> Unfit {
+        move |reason| Unfit { key, reason }
+    }
+}
+
 impl Maker {
-    /// An error is a sentence.
     pub fn new(
         config: &EndpointConfig,
         is_tls: bool,
         unix: Option<PathBuf>,
-    ) -> Result<Maker, String> {
-        let proxy = config.proxy.as_ref().map(|proxy| {
-            let made = reqwest::Proxy::all(&proxy.url);
-            let made = made.map_err(|error| format!("proxy {:?}: {error}", proxy.url))?;
-            let Some(file) = &proxy.login_file else { return Ok(made) };
-            let login = read_private(file).map_err(|error| error.to_string())?;
-            let login = str::from_utf8(&login).ok().map(|text| text.trim_end_matches(['\r', '\n']));
-            let Some((user, password)) = login.and_then(|login| login.split_once(':')) else {
-                return Err(format!("{}: it does not hold user:password", file.display()));
-            };
-            Ok(made.basic_auth(user, password))
-        });
+    ) -> Result<Maker, Unfit> {
+        let proxy = config.proxy.as_ref().map(make_proxy);
         Ok(Maker {
             tls: tls::client_config(config, is_tls)?,
             proxy: proxy.transpose()?,
@@ -105,4 +110,18 @@ impl Maker {
         }
         .build()
     }
+}
+
+fn make_proxy(proxy: &Proxy) -> Result<reqwest::Proxy, Unfit> {
+    let made = reqwest::Proxy::all(&proxy.url);
+    let told = |error| format!("proxy {:?}: {error}", proxy.url);
+    let made = made.map_err(|error| Unfit::of("proxy")(told(error)))?;
+    let Some(file) = &proxy.login_file else { return Ok(made) };
+    let unfit = Unfit::of("proxy_login_file");
+    let login = read_private(file).map_err(|error| unfit(error.to_string()))?;
+    let login = str::from_utf8(&login).ok().map(|text| text.trim_end_matches(['\r', '\n']));
+    let Some((user, password)) = login.and_then(|login| login.split_once(':')) else {
+        return Err(unfit(format!("{}: it does not hold user:password", file.display())));
+    };
+    Ok(made.basic_auth(user, password))
 }

@@ -42,6 +42,7 @@ pub(crate) use line::Stream;
 use crate::config::{EndpointConfig, Http2};
 use crate::error::UpstreamError;
 use client::Maker;
+pub(crate) use client::Unfit;
 use gauges::Counts;
 use idle::IdleLimit;
 use lease::Slot;
@@ -91,8 +92,8 @@ struct Shared {
 type Place = (SlotId, Option<(Arc<Slot>, Duration)>);
 
 impl Pool {
-    /// A pool without a connection; an error is a sentence.
-    pub fn new(config: &EndpointConfig, base: &str, unix: Option<PathBuf>) -> Result<Pool, String> {
+    /// A pool without a connection.
+    pub fn new(config: &EndpointConfig, base: &str, unix: Option<PathBuf>) -> Result<Pool, Unfit> {
         let is_tls = base.starts_with("https:");
         let streams = config.streams_max.max(1);
         let expected = match config.http2 {

@@ -16,7 +16,8 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
 };
 
-use crate::config::{ClientCert, EndpointConfig, Http2};
+use super::client::Unfit;
+use crate::config::{EndpointConfig, Http2};
 use crate::key::read_private;
 
 /// Most bytes of a file with certificates.
@@ -27,26 +28,28 @@ thread_local! {
     static PROVEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The configuration for an endpoint; an error is a sentence. One that does without TLS trusts
-/// nobody.
-pub(super) fn client_config(config: &EndpointConfig, is_tls: bool) -> Result<ClientConfig, String> {
+/// The configuration for an endpoint. One that does without TLS trusts nobody.
+pub(super) fn client_config(config: &EndpointConfig, is_tls: bool) -> Result<ClientConfig, Unfit> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = match &config.ca_file {
         _ if !is_tls => trust(RootCertStore::empty(), &provider),
-        Some(path) => trust(read_authorities(path)?, &provider),
+        Some(path) => read_authorities(path).and_then(|roots| trust(roots, &provider)),
         None => system_trust(&provider),
-    }?;
+    };
+    let verifier = verifier.map_err(Unfit::of("ca_file"))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .map_err(|error| Unfit::of("base_url")(format!("TLS cannot be set up: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Noticing(verifier)));
     let mut tls = match &config.client_cert {
         None => builder.with_no_client_auth(),
         Some(files) => {
-            let (chain, key) = read_identity(files)?;
+            let chain = read_chain(&files.cert).map_err(Unfit::of("client_cert"))?;
+            let key = read_key(&files.key).map_err(Unfit::of("client_key"))?;
             let fits = builder.with_client_auth_cert(chain, key);
-            fits.map_err(|error| format!("{}: {error}", files.cert.display()))?
+            let told = |error| format!("{}: {error}", files.cert.display());
+            fits.map_err(|error| Unfit::of("client_cert")(told(error)))?
         }
     };
     let protocols: &[&[u8]] = match config.http2 {
@@ -168,18 +171,19 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
     read.map_err(|error| format!("{shown}: {error}"))
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn read_identity(files: &ClientCert) -> Result<Identity, String> {
-    let chain = read_certificates(&files.cert)?;
-    if chain.is_empty() {
-        return Err(format!("{}: it holds no certificate", files.cert.display()));
+/// The certificate that is shown, and those that vouch for it.
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain = read_certificates(path)?;
+    match chain.is_empty() {
+        true => Err(format!("{}: it holds no certificate", path.display())),
+        false => Ok(chain),
     }
-    let pem = read_private(&files.key).map_err(|error| error.to_string())?;
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let pem = read_private(path).map_err(|error| error.to_string())?;
     let key = PrivateKeyDer::from_pem_slice(&pem);
-    let key =
-        key.map_err(|_| format!("{}: it holds no private key in PEM", files.key.display()))?;
-    Ok((chain, key))
+    key.map_err(|_| format!("{}: it holds no private key in PEM", path.display()))
 }
 
 /// Trusts nobody: for endpoints that do without TLS.

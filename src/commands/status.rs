@@ -142,17 +142,21 @@ fn print_pools(out: &mut impl Write, counts: &Snapshot) -> io::Result<()> {
     for (at, EndpointRow { name, pool, .. }) in used.enumerate() {
         if at == 0 {
             writeln!(out)?;
-            let heads = ["open", "in use", "streams", "waiting"];
+            let heads = ["open", "idle", "in use", "streams", "waiting"];
             let heads = heads.map(|head| format!("{head:>10}")).join(" ");
             writeln!(out, "{:<24} {heads}  gone", "connections")?;
         }
-        let (open, in_use) = (pool.open, pool.in_use);
-        let (streams, waiting) = (pool.streams, pool.waiting);
-        write!(out, "{name:<24} {open:>10} {in_use:>10} {streams:>10} {waiting:>10}  ")?;
+        let numbers = [pool.open, pool.idle, pool.in_use, pool.streams, pool.waiting];
+        let numbers = numbers.map(|number| format!("{number:>10}")).join(" ");
+        write!(out, "{name:<24} {numbers}  ")?;
         let gone = Cause::ALL.map(|cause| (cause.name(), pool.retired(cause)));
         let gone = gone.iter().filter(|(_, count)| *count > 0);
         let gone: Vec<_> = gone.map(|(cause, count)| format!("{cause} {count}")).collect();
-        writeln!(out, "{}", if gone.is_empty() { "none".to_owned() } else { gone.join(", ") })?;
+        write!(out, "{}", if gone.is_empty() { "none".to_owned() } else { gone.join(", ") })?;
+        match (pool.full_handshakes, pool.resumed_handshakes) {
+            (0, 0) => writeln!(out)?,
+            (full, resumed) => writeln!(out, "; handshakes {full} full, {resumed} resumed")?,
+        }
     }
     Ok(())
 }
@@ -288,4 +292,32 @@ fn as_json(socket: &std::path::Path, counts: &Snapshot) -> Value {
         "refusals": codes(&counts.refusals),
         "failures": codes(&counts.failures),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_told_with_causes_and_handshakes() {
+        let mut row = EndpointRow::default();
+        row.name = "a".to_owned();
+        let mut words = [0; PoolGauges::WORDS];
+        // open, idle, in use, streams, waiting, opened, reused; aborted; handshakes.
+        words[..8].copy_from_slice(&[3, 1, 2, 9, 4, 5, 6, 7]);
+        words[PoolGauges::WORDS - 2..].copy_from_slice(&[8, 11]);
+        row.pool = PoolGauges::from_words(words);
+        let mut plain = EndpointRow::default();
+        plain.pool.opened = 1;
+        let mut counts = Snapshot::default();
+        counts.endpoints = vec![row, EndpointRow::default(), plain];
+        let mut out = Vec::new();
+        print_pools(&mut out, &counts).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<Vec<_>> =
+            text.trim().lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines[1].join(" "), "a 3 1 2 9 4 aborted 7; handshakes 8 full, 11 resumed");
+        assert_eq!(lines[2].join(" "), "0 0 0 0 0 none");
+    }
 }

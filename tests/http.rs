@@ -11,6 +11,7 @@
 //! | `callers` | keys, peers, web pages |
 //! | `large` | events and bodies as large as they may be |
 //! | `hygiene` | bounds, keep-alive, HTTP/2, the drain |
+//! | `unread` | callers over HTTP/2 that make no room for their answers |
 //! | `smuggling` | requests that two readers could understand in two ways |
 //! | `recordings` | every recorded stream and refusal, byte for byte |
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -35,6 +36,8 @@ mod large;
 mod recordings;
 #[path = "http/smuggling.rs"]
 mod smuggling;
+#[path = "http/unread.rs"]
+mod unread;
 #[path = "http/wire.rs"]
 mod wire;
 

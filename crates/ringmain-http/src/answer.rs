@@ -1,6 +1,7 @@
 //! The response of an exchange: its head when the pipeline has one, and a body that is the pipeline
 //! itself.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -11,13 +12,14 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use ringmain_broker::face::Failure;
 use ringmain_wire::{Code, Stage};
 use tokio::time::{Sleep, sleep};
 
 use crate::gauge::Gauge;
-use crate::outlet::{Head, WAITING_BYTES_MAX};
+use crate::outlet::{Head, Outlet, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::running::Running;
 use crate::shape::{Shape, Words};
@@ -54,7 +56,10 @@ pub(crate) async fn of(
         }
         (Some(head), Some(Ok(()))) => {
             let whole = running.outlet.lock().take();
-            Ok(head.response.map(|()| Body::from(whole)))
+            Ok(head.response.map(|()| match whole.is_empty() {
+                true => Body::empty(),
+                false => Body::new(Kept { whole, _outlet: running.outlet.clone() }),
+            }))
         }
         // What was written before it broke is delivered, and then the breaking.
         (Some(head), Some(Err(refusal))) if waiting > 0 && !head.is_json => {
@@ -102,6 +107,33 @@ fn streamed(
     head.response.map(|()| Body::new(body))
 }
 
+/// An answer that was whole before its head went out, and what it is charged.
+struct Kept {
+    whole: Bytes,
+    _outlet: Arc<Mutex<Outlet>>,
+}
+
+impl http_body::Body for Kept {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let whole = std::mem::take(&mut self.whole);
+        Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.whole.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.whole.len() as u64)
+    }
+}
+
 /// Polls the pipeline whenever the server has room.
 struct AnswerBody {
     running: Arc<Running>,
@@ -128,7 +160,7 @@ struct Broken;
 
 impl AnswerBody {
     fn give(&self, bytes: Bytes) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.running.given();
+        self.running.turns.given();
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -216,7 +248,7 @@ impl http_body::Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.running.asked();
+        self.running.turns.asked();
         match std::mem::replace(&mut self.end, End::Done) {
             End::Open => {
                 self.end = End::Open;

@@ -15,7 +15,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::time::timeout;
 use tower_service::Service as _;
@@ -30,6 +30,7 @@ use crate::paths;
 use crate::refusal::Refusal;
 use crate::server::Face;
 use crate::shape::Shape;
+use crate::stream::{Streams, WatchedBody};
 
 /// Numbers for responses that are no exchange's.
 static IDS: AtomicU64 = AtomicU64::new(1);
@@ -70,7 +71,7 @@ async fn serve<S: Socket>(
     peer: Peer,
     gauge: Arc<Gauge>,
 ) {
-    let builder = builder();
+    let (builder, watch) = (builder(), face.watch().clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (is_old, turn) =
             (request.version() == Version::HTTP_10, gauge.begin(request.version()));
@@ -80,9 +81,14 @@ async fn serve<S: Socket>(
             false => Body::new(body),
         });
         let answer = answer(face, router, peer, gauge.clone(), request);
+        let (watch, gauge) = (watch.clone(), gauge.clone());
         async move {
             let mut response = answer.await;
             put_id(response.headers_mut());
+            let response = response.map(|body| match gauge.is_http2() {
+                true => WatchedBody::body(body, &watch, &gauge),
+                false => body,
+            });
             Ok::<_, Infallible>(response.map(|body| Counted { body, is_old, turn }))
         }
     });
@@ -113,8 +119,8 @@ async fn serve<S: Socket>(
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder() -> Builder<Streams> {
+    let mut builder = Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())

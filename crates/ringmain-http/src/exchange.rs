@@ -20,7 +20,7 @@ use crate::answer::{self, Manner};
 use crate::ask;
 use crate::config::HttpConfig;
 use crate::gauge::Gauge;
-use crate::outlet::{Outlet, OutletEgress};
+use crate::outlet::{Outlet, OutletEgress, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::running::Running;
 use crate::server::Face;
@@ -115,7 +115,7 @@ async fn run(
         exchange.fail(&refusal.failure);
         Refusal { id: exchange.id().to_string(), ..refusal }
     })?;
-    let outlet = Arc::<Mutex<Outlet>>::default();
+    let outlet = outlet(parts, &mut exchange)?;
     let stop = exchange.stop();
     let egress = OutletEgress { outlet: outlet.clone(), shape };
     let work = Box::pin(work(face.clone(), exchange, asked, upload, egress));
@@ -123,6 +123,18 @@ async fn run(
     let manner = Manner { shape, heartbeat: config.heartbeat };
     let gauge = parts.extensions.get::<Arc<Gauge>>();
     answer::of(running, manner, face.watch(), gauge).await
+}
+
+/// Where the answer is written. Over HTTP/1 the exchange is over when its caller has taken all of
+/// it but what fits into a socket; the streams of HTTP/2 can keep it for longer, many of them on
+/// one connection.
+fn outlet(parts: &Parts, exchange: &mut Exchange) -> Result<Arc<Mutex<Outlet>>, Refusal> {
+    let mut outlet = Outlet::default();
+    if parts.version >= Version::HTTP_2 {
+        let charged = upload::charge(exchange, WAITING_BYTES_MAX as u64);
+        outlet.charged = Some(charged.inspect_err(|refusal| exchange.fail(&refusal.failure))?);
+    }
+    Ok(Arc::new(Mutex::new(outlet)))
 }
 
 async fn prepare(

@@ -86,9 +86,9 @@ impl Gauge {
         }
     }
 
-    /// Whether it carries a single answer.
-    pub fn answers_one(&self) -> bool {
-        self.word() & ANSWERING == ONE
+    /// Whether its streams end one by one.
+    pub fn is_http2(&self) -> bool {
+        self.is_http2.load(Relaxed)
     }
 
     /// A caller that may call has called.
@@ -193,7 +193,7 @@ mod tests {
         gauge.saw_bytes();
         assert_eq!((gauge.word(), gauge.limit(&LIMITS)), (word, Some(LIMITS.head)));
         let first = gauge.begin(Version::HTTP_11);
-        assert!(gauge.is_answering() && gauge.answers_one());
+        assert!(gauge.is_answering() && !gauge.is_http2());
         gauge.saw_bytes();
         assert_eq!(gauge.limit(&LIMITS), None);
         drop(first);
@@ -211,7 +211,7 @@ mod tests {
         gauge.saw_bytes();
         assert_eq!(gauge.limit(&LIMITS), Some(LIMITS.head), "until the first request");
         let (first, second) = (gauge.begin(Version::HTTP_2), gauge.begin(Version::HTTP_2));
-        assert!(gauge.is_answering() && !gauge.answers_one());
+        assert!(gauge.is_answering() && gauge.is_http2());
         drop(first);
         assert_eq!(gauge.limit(&LIMITS), None);
         drop(second);

@@ -18,6 +18,7 @@
 //! | `paths` | which path is answered by what |
 //! | `upload`, `expand`, `ask` | the request's body within its bounds; its route |
 //! | `answer`, `outlet`, `running` | from frames to the body of a response |
+//! | `stream`, `turns` | that its caller reads it |
 //! | `shape`, `refusal` | errors as the callers' libraries expect them |
 //! | `models`, `metrics` | what the broker answers itself |
 #![forbid(unsafe_code)]
@@ -42,6 +43,8 @@ mod refusal;
 mod running;
 pub mod server;
 mod shape;
+mod stream;
+mod turns;
 mod upload;
 mod watch;
 

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use parking_lot::Mutex;
-use ringmain_broker::face::{Egress, Failure, Push};
+use ringmain_broker::face::{Charged, Egress, Failure, Push};
 use ringmain_wire::frame::Usage;
 use ringmain_wire::{Code, Kind, ResponseHead, Stage};
 use serde_json::Value;
@@ -33,6 +33,9 @@ pub(crate) struct Outlet {
     /// Whether the last event written is an error of the provider's own.
     is_error: bool,
     pub usage: Option<Usage>,
+    /// What it may take of memory, where its caller may leave it untaken when the exchange is
+    /// over.
+    pub charged: Option<Charged>,
 }
 
 /// The head of a response.

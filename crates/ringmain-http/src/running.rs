@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -13,6 +12,7 @@ use ringmain_wire::{Code, Stage};
 
 use crate::outlet::Outlet;
 use crate::refusal::Refusal;
+use crate::turns::Turns;
 
 /// The pipeline of one exchange: how it ended, once it has.
 pub(crate) type Work = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
@@ -29,14 +29,12 @@ pub(crate) struct Running {
     work: Mutex<State>,
     pub outlet: Arc<Mutex<Outlet>>,
     stop: Arc<Stop>,
-    /// Odd while something was handed to the server that it has not come back from: the same odd
-    /// number for long means that the caller does not read.
-    turns: AtomicU64,
+    pub turns: Turns,
 }
 
 impl Running {
     pub fn new(work: Work, outlet: Arc<Mutex<Outlet>>, stop: Arc<Stop>) -> Running {
-        Running { work: Mutex::new(State::Open(work)), outlet, stop, turns: AtomicU64::new(0) }
+        Running { work: Mutex::new(State::Open(work)), outlet, stop, turns: Turns::default() }
     }
 
     /// Runs the pipeline until it has to wait. `None`: it was over before.
@@ -52,23 +50,6 @@ impl Running {
         };
         *state = State::Over;
         Poll::Ready(Some(ended))
-    }
-
-    /// The server has taken something and owes a turn until it asks for more.
-    pub fn given(&self) {
-        self.turns.fetch_add(1, Relaxed);
-    }
-
-    /// The server asks for more.
-    pub fn asked(&self) {
-        let turns = self.turns.load(Relaxed);
-        if turns % 2 == 1 {
-            self.turns.store(turns + 1, Relaxed);
-        }
-    }
-
-    pub fn turns(&self) -> u64 {
-        self.turns.load(Relaxed)
     }
 
     /// Ends the pipeline, and with it the request upstream: by itself if it has a reason of its own

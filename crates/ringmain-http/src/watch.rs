@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::caller::Peer;
 use crate::gauge::Gauge;
 use crate::running::Running;
+use crate::stream::Taken;
 
 /// Longest and shortest time between two looks.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub(crate) struct Limits {
 pub(crate) struct Watch {
     connections: Mutex<HashMap<u64, Watched<Arc<Gauge>>>>,
     answers: Mutex<HashMap<u64, Watched<Answer>>>,
+    /// Responses over HTTP/2, whole ones too. Bound: the streams of the connections.
+    taken: Mutex<HashMap<u64, Watched<Taken>>>,
     next: AtomicU64,
     began: Notify,
 }
@@ -58,7 +61,14 @@ struct Watched<T> {
 pub(crate) struct Seat {
     watch: Arc<Watch>,
     id: u64,
-    is_answer: bool,
+    list: List,
+}
+
+#[derive(Clone, Copy)]
+enum List {
+    Answers,
+    Connections,
+    Taken,
 }
 
 impl Watch {
@@ -66,6 +76,7 @@ impl Watch {
         Arc::new(Watch {
             connections: Mutex::default(),
             answers: Mutex::default(),
+            taken: Mutex::default(),
             next: AtomicU64::new(0),
             began: Notify::new(),
         })
@@ -76,15 +87,22 @@ impl Watch {
         let seen = gauge.word();
         self.connections.lock().insert(id, Watched::new(gauge.clone(), seen));
         self.began.notify_one();
-        Seat { watch: self.clone(), id, is_answer: false }
+        Seat { watch: self.clone(), id, list: List::Connections }
     }
 
     pub fn answer(self: &Arc<Self>, running: &Arc<Running>, gauge: Option<&Arc<Gauge>>) -> Seat {
         let id = self.next.fetch_add(1, Relaxed);
         let (running, gauge) = (running.clone(), gauge.cloned());
-        let seen = running.turns();
+        let seen = running.turns.count();
         self.answers.lock().insert(id, Watched::new(Answer { running, gauge }, seen));
-        Seat { watch: self.clone(), id, is_answer: true }
+        Seat { watch: self.clone(), id, list: List::Answers }
+    }
+
+    pub fn taken(self: &Arc<Self>, taken: Taken) -> Seat {
+        let id = self.next.fetch_add(1, Relaxed);
+        let seen = taken.turns.count();
+        self.taken.lock().insert(id, Watched::new(taken, seen));
+        Seat { watch: self.clone(), id, list: List::Taken }
     }
 
     pub fn connection_count(&self) -> usize {
@@ -138,22 +156,29 @@ impl Watch {
         }
         let mut stuck = Vec::new();
         for watched in self.answers.lock().values_mut() {
-            let turns = watched.what.running.turns();
-            if watched.still_for(turns, now) >= limits.slow_consumer && turns % 2 == 1 {
+            let turns = watched.what.running.turns.count();
+            if watched.is_stuck(turns, limits, now) {
                 stuck.push(watched.what.clone());
+            }
+        }
+        let mut unread = Vec::new();
+        for watched in self.taken.lock().values_mut() {
+            let turns = watched.what.turns.count();
+            if watched.is_stuck(turns, limits, now) {
+                unread.push(watched.what.clone());
             }
         }
         // Without the lock: whatever a dropped pipeline does, it does not wait for this list.
         stuck.iter().for_each(|answer| answer.cut(None));
+        unread.iter().for_each(Taken::reset);
     }
 }
 
 impl Answer {
-    /// Ends it, and the connection too if it carries nothing else: who does not read does not see
-    /// the end either.
+    /// Ends it, and its connection over HTTP/1: who does not read does not see the end either.
     fn cut(&self, cause: Option<StopCause>) {
         self.running.cut(cause);
-        if let Some(gauge) = self.gauge.as_ref().filter(|gauge| gauge.answers_one()) {
+        if let Some(gauge) = self.gauge.as_ref().filter(|gauge| !gauge.is_http2()) {
             gauge.end();
         }
     }
@@ -171,13 +196,19 @@ impl<T> Watched<T> {
         }
         now - self.since
     }
+
+    /// Whether the server has owed this turn for too long.
+    fn is_stuck(&mut self, turns: u64, limits: &Limits, now: Instant) -> bool {
+        self.still_for(turns, now) >= limits.slow_consumer && turns % 2 == 1
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        match self.is_answer {
-            true => drop(self.watch.answers.lock().remove(&self.id)),
-            false => drop(self.watch.connections.lock().remove(&self.id)),
+        match self.list {
+            List::Answers => drop(self.watch.answers.lock().remove(&self.id)),
+            List::Connections => drop(self.watch.connections.lock().remove(&self.id)),
+            List::Taken => drop(self.watch.taken.lock().remove(&self.id)),
         }
     }
 }

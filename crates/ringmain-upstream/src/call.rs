@@ -155,7 +155,8 @@ impl Progress {
         self.0.body_bytes.load(Relaxed)
     }
 
-    /// Requests made so far, the present one included.
+    /// Requests made so far, the present one included, and those that the provider refused for their
+    /// connection.
     pub fn attempts(&self) -> u16 {
         self.0.attempts.load(Relaxed)
     }
@@ -163,10 +164,15 @@ impl Progress {
     /// Starts over: another request has not been seen yet, but those before it stay seen.
     pub(crate) fn restart(&self, phase: Phase) {
         self.0.before.fetch_max(self.present() as u8, Relaxed);
-        self.0.attempts.fetch_add(1, Relaxed);
+        self.count();
         self.0.body_bytes.store(0, Relaxed);
         self.0.phase.store(phase as u8, Relaxed);
         self.changed();
+    }
+
+    /// The provider is sent one request more.
+    pub(crate) fn count(&self) {
+        self.0.attempts.fetch_add(1, Relaxed);
     }
 
     /// It is proven that the present request was not processed: it has to find another connection,

@@ -4,13 +4,13 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{call, endpoint, finish, http1, http2, send, send_body, send_of, soon, until};
-use ringmain_upstream::{Cause, Endpoint, Http2};
-use ringmain_wire::{Code, Sent};
+use ringmain_upstream::{Call, Cause, Endpoint, Http2};
+use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent};
 use tokio::task::JoinSet;
 
 fn prior(config: &mut ringmain_upstream::EndpointConfig) {
@@ -305,6 +305,42 @@ async fn a_connection_that_goes_away_finishes_what_it_has() {
         assert_eq!(endpoint.gauges().opened, round);
     }
     assert_eq!(endpoint.gauges().streams, 0);
+}
+
+/// A connection that takes no second stream refuses it; the request finds another connection, and
+/// both are told as what the provider saw.
+#[tokio::test]
+async fn a_stream_that_was_refused_for_its_connection_counts_as_a_request() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let seen = Arc::new(AtomicU64::new(0));
+    let count = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut open = Vec::new();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    count.fetch_add(1, SeqCst);
+                    match open.is_empty() {
+                        false => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                        true => {
+                            let head = http::Response::new(());
+                            open.push(respond.send_response(head, false).unwrap());
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let endpoint = endpoint(&url, prior);
+    let _first = send(&endpoint).await.unwrap();
+    let head = RequestHead::new("m", "/embeddings");
+    let call = Call::new(&head, Bytes::from_static(b"{}"), Mode::Body, Flags::NONE);
+    let progress = call.progress.clone();
+    let answer = soon(endpoint.send(call)).await.unwrap();
+    assert_eq!((answer.status, progress.attempts(), seen.load(SeqCst)), (200, 2, 3));
 }
 
 #[tokio::test]

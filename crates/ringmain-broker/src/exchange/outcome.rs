@@ -91,6 +91,8 @@ impl Record {
     /// the last is charged with what is its own.
     pub(super) fn judge(&mut self, mut failure: Failure) -> Failure {
         failure.sent = failure.sent.max(self.sent);
+        // One that was ended from outside has not come to tell of its last requests.
+        self.attempts = self.attempts.max(self.progress.attempts());
         if let Some(mut running) = self.running.take() {
             verdict::charge_end(&failure, &mut running, self.started.elapsed());
         }

@@ -82,7 +82,8 @@ impl Endpoint {
                 }
                 Err(error) => error,
             };
-            let may_go_on = if failure::is_refused_stream(&error) {
+            let is_refused = failure::is_refused_stream(&error);
+            let may_go_on = if is_refused {
                 lease.refused()
             } else if failure::is_spent(&error) {
                 lease.spent();
@@ -103,6 +104,10 @@ impl Endpoint {
             tokio::task::yield_now().await;
             // Nothing was processed: another connection takes the request.
             call.progress.again();
+            if is_refused {
+                // The provider has seen it, though.
+                call.progress.count();
+            }
         }
     }
 

@@ -120,7 +120,7 @@ impl World {
                 write!(
                     tail,
                     "[[endpoint]]\nname = {name:?}\nbase_url = {url:?}\n{trust}{}\n\
-                     connect_timeout = \"3s\"\n[[route]]\n\
+                     connect_timeout = \"3s\"\nevent_max = \"1MiB\"\n[[route]]\n\
                      model = {name:?}\nendpoints = [{{ name = {name:?} }}]\n",
                     way.keys()
                 )

@@ -15,7 +15,8 @@ const MODES: [Mode; 3] = [Mode::Deltas, Mode::Events, Mode::Body];
 /// What each fault may be told as, and what of its answer arrives before.
 #[test]
 fn answers_that_break_end_in_their_error() {
-    let (provider, broker) = world();
+    let endpoint = "event_max = \"1MiB\"".to_owned();
+    let (provider, broker) = world_with(BrokerFile { endpoint, ..BrokerFile::default() });
     let client = client(&broker);
     let broken = &[Code::UpstreamTruncated, Code::UpstreamReset][..];
     for (fault, codes) in [

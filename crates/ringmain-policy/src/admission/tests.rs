@@ -447,6 +447,55 @@ fn an_endpoint_that_refused_is_spared_and_others_are_not() {
     assert_eq!(admission.serve(due_ns).granted.len(), 1);
 }
 
+/// The rate that an endpoint is held to is shared, as its key is; and everybody gets a share of it
+/// that asks, whoever brought the refusal about and however much that one asks for.
+#[test]
+fn uids_take_turns_at_the_rate_of_an_endpoint_that_refused() {
+    let mut admission: Admission<u32> = Admission::new(Vec::new(), BOUNDS);
+    let mut now_ns = 0;
+    for _ in 0..200 {
+        let Entry::Admitted(hold) = admission.ask(&ask(1, "a", 0), now_ns) else { panic!("full") };
+        admission.settle(hold, Outcome::Used(0), now_ns);
+        now_ns += NS_PER_S / 20;
+    }
+    let (mut served, mut waiting) = ([0; 3], [0; 3]);
+    let until_ns = now_ns + 12 * NS_PER_S;
+    let mut refusals = 0;
+    while now_ns < until_ns {
+        // The first always has twenty requests waiting, the others one.
+        for (uid, most) in [(1, 20), (2, 1), (3, 1)] {
+            while waiting[uid - 1] < most {
+                match admission.ask(&ask(uid as u32, "a", 0), now_ns) {
+                    Entry::Admitted(hold) => {
+                        served[uid - 1] += 1;
+                        // It is the first one whose requests are refused, again and again.
+                        if uid == 1 && refusals < 5 {
+                            refusals += 1;
+                            admission.refused_upstream(&hold, None, now_ns + 1);
+                        }
+                        admission.settle(hold, Outcome::Failed, now_ns);
+                    }
+                    Entry::MustWait => {
+                        admission.wait(&ask(uid as u32, "a", 0), uid as u32, now_ns).unwrap();
+                        waiting[uid - 1] += 1;
+                    }
+                    Entry::Refused(refusal) => panic!("{refusal:?}"),
+                }
+            }
+        }
+        let round = admission.serve(now_ns);
+        for (uid, hold) in round.granted {
+            let at = uid as usize - 1;
+            (served[at], waiting[at]) = (served[at] + 1, waiting[at] - 1);
+            admission.settle(hold, Outcome::Failed, now_ns);
+        }
+        now_ns = round.due_ns.unwrap_or(now_ns + 1).max(now_ns + 1);
+    }
+    let all: u32 = served.iter().sum();
+    assert!(all > 12, "it goes on: {served:?}");
+    assert!(served.iter().all(|own| own * 2 * 3 >= all), "each at least a sixth: {served:?}");
+}
+
 /// A request that says it may use any number of tokens keeps others waiting for seconds.
 #[test]
 fn a_wild_estimate_does_not_shut_others_out() {

@@ -49,6 +49,26 @@ fn check_row(row: &Value) {
     assert!(row["baseline"].is_string() && row["unit"].is_string(), "{row}");
 }
 
+/// The long run in its shortest form: a few processes that attach, run streams and end.
+#[test]
+fn a_soak_ends_with_everything_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("soak.json").to_str().unwrap().to_owned();
+    let output =
+        ringmain(&["bench", "--quick", "--suite", "soak", "--minutes", "0", "--json", &json]);
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let value = |name: &str| {
+        let rows = report["rows"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == name).unwrap();
+        row["value"].as_f64().unwrap_or_else(|| panic!("{row}"))
+    };
+    assert_eq!(value("soak_held"), 0.0);
+    // A connection more to the provider is none that leaks: each run makes as many as it needs.
+    assert!(value("soak_fds") <= 32.0, "{}", value("soak_fds"));
+    assert!(value("soak_resident_slope").is_finite());
+}
+
 #[test]
 fn an_unknown_suite_is_answered_with_all_names() {
     let output = ringmain(&["bench", "--suite", "nothing"]);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::apart;
 use super::latency::Latency;
 use super::placement::Cpus;
 use super::procfs::MachineTime;
@@ -36,6 +37,8 @@ pub(crate) struct Bench {
     progress: Progress,
     rows: Vec<Row>,
     failures: usize,
+    /// The suite that runs.
+    suite: &'static str,
 }
 
 /// A run of a product or a baseline.
@@ -56,6 +59,22 @@ impl Sample {
         Sample { values: values.into(), latency: None }
     }
 
+    /// What several runs of the same come to: the median of each value, and all latencies. For
+    /// runs that the scheduler treats in one of a few ways, each by chance.
+    pub(crate) fn median(samples: &[Sample]) -> Sample {
+        let values = samples.first().map_or(0, |sample| sample.values.len());
+        let median = |index: usize| {
+            let mut of_all: Vec<f64> = samples.iter().map(|sample| sample.values[index]).collect();
+            of_all.sort_by(f64::total_cmp);
+            of_all[(of_all.len() - 1) / 2]
+        };
+        let mut latency: Option<Latency> = None;
+        for one in samples.iter().filter_map(|sample| sample.latency.as_ref()) {
+            latency.get_or_insert_with(Latency::new).add(one);
+        }
+        Sample { values: (0..values).map(median).collect(), latency }
+    }
+
     pub(crate) fn with_latency(mut self, latency: Latency) -> Sample {
         self.latency = Some(latency);
         self
@@ -64,11 +83,12 @@ impl Sample {
 
 impl Bench {
     pub(crate) fn new(stage: Stage, progress: Progress) -> Bench {
-        Bench { stage, progress, rows: Vec::new(), failures: 0 }
+        Bench { stage, progress, rows: Vec::new(), failures: 0, suite: "" }
     }
 
     /// Says which suite begins.
-    pub(crate) fn begin_suite(&self, name: &str, about: &str) {
+    pub(crate) fn begin_suite(&mut self, name: &'static str, about: &str) {
+        self.suite = name;
         self.progress.suite(name, about);
     }
 
@@ -121,6 +141,7 @@ impl Bench {
     ) -> Result<Vec<Pass>> {
         let mut passes = Vec::with_capacity(count);
         for index in 0..count {
+            let cpus_apart_ns = apart::round_trip_ns(&self.stage.cpus);
             let before = MachineTime::now()?;
             self.progress.pass(specs, index, count);
             // Each goes first in every other pass: what the one leaves behind in caches and in
@@ -135,18 +156,20 @@ impl Bench {
                 _ => None,
             };
             let other_cpu_share = MachineTime::now()?.other_share_since(before);
-            passes.push(Pass { product, baseline: early.or(late), other_cpu_share });
+            let baseline = early.or(late);
+            passes.push(Pass { product, baseline, other_cpu_share, cpus_apart_ns });
         }
         Ok(passes)
     }
 
     fn finish(&mut self, specs: &[RowSpec], passes: Result<Vec<Pass>>) {
         for (index, spec) in specs.iter().enumerate() {
-            let row = match &passes {
+            let mut row = match &passes {
                 Ok(passes) => Row::measured(spec, index, passes),
                 Err(BenchError::Skip(reason)) => Row::skipped(spec, reason.clone()),
                 Err(error) => Row::skipped(spec, format!("failed: {error}")),
             };
+            row.suite = self.suite;
             self.progress.row(&row);
             self.rows.push(row);
         }

@@ -1,5 +1,6 @@
 //! What every measurement shares: processes, placements, passes, and what else the machine did.
 
+mod apart;
 pub(crate) mod bench;
 pub mod child;
 pub(crate) mod latency;

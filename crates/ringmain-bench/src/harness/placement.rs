@@ -48,6 +48,14 @@ impl Cpus {
         }
     }
 
+    /// Keeps this thread where a row wants it. For threads that end soon.
+    pub(crate) fn stay(&self, place: Place) -> Result<(), Errno> {
+        match place {
+            Place::Any => set_affinity(&self.ids),
+            Place::Cpu(cpu) => set_affinity(&[cpu]),
+        }
+    }
+
     /// Runs `spawn` with the affinity of this thread set to `place`, which a child inherits.
     pub(crate) fn at<T>(&self, place: Place, spawn: impl FnOnce() -> T) -> Result<T> {
         let Place::Cpu(cpu) = place else { return Ok(spawn()) };

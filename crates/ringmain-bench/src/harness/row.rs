@@ -66,12 +66,17 @@ pub struct Row {
     pub goal_text: Option<String>,
     /// How it is measured.
     pub how: &'static str,
+    /// Suite that it is part of.
+    pub suite: &'static str,
     /// The value of each pass.
     pub values: Vec<f64>,
     /// The baseline value of each pass.
     pub baseline_values: Vec<f64>,
     /// Share of the machine's CPU time that other work took in each pass, 0 to 1.
     pub other_cpu_share: Vec<f64>,
+    /// Round trip of a cache line between the two CPUs that rows use, ns, before each pass; null
+    /// where they were not to be had.
+    pub cpus_apart_ns: Vec<Option<f64>>,
     /// Latencies of all passes together, where single ones were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latency: Option<Summary>,
@@ -98,6 +103,7 @@ pub(crate) struct Pass {
     pub product: Sample,
     pub baseline: Option<Sample>,
     pub other_cpu_share: f64,
+    pub cpus_apart_ns: Option<f64>,
 }
 
 impl Row {
@@ -113,6 +119,7 @@ impl Row {
         let mut row = Row::blank(spec);
         row.passes = passes.len();
         row.other_cpu_share = passes.iter().map(|pass| pass.other_cpu_share).collect();
+        row.cpus_apart_ns = passes.iter().map(|pass| pass.cpus_apart_ns).collect();
         let ratios = values.iter().zip(&baseline_values).map(|(value, base)| value / base);
         let ratios: Vec<f64> = ratios.collect();
         if ratios.is_empty() || spec.baseline.is_none() {
@@ -154,9 +161,11 @@ impl Row {
             skipped: None,
             goal_text: spec.goal.map(|goal| goal.text(spec.unit)),
             how: spec.how,
+            suite: "",
             values: Vec::new(),
             baseline_values: Vec::new(),
             other_cpu_share: Vec::new(),
+            cpus_apart_ns: Vec::new(),
             latency: None,
             baseline_latency: None,
         }
@@ -234,6 +243,7 @@ mod tests {
             product: Sample::of([value]),
             baseline: Some(Sample::of([baseline])),
             other_cpu_share: 0.25,
+            cpus_apart_ns: Some(140.0),
         }
     }
 
@@ -269,8 +279,7 @@ mod tests {
     #[test]
     fn a_row_without_baseline_is_judged_by_its_value() {
         let spec = RowSpec { baseline: None, goal: Some(Goal::AtMost(2.0)), ..SPEC };
-        let alone =
-            |value| Pass { product: Sample::of([value]), baseline: None, other_cpu_share: 0.0 };
+        let alone = |value| Pass { baseline: None, ..pass(value, 1.0) };
         let row = Row::measured(&spec, 0, &[alone(1.0), alone(3.0), alone(2.0)]);
         assert_eq!((row.value, row.ratio, row.met), (Some(2.0), None, Some(true)));
     }

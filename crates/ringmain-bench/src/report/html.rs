@@ -21,6 +21,7 @@ th,td{padding:.35rem .45rem;border-bottom:1px solid var(--line);text-align:right
 white-space:nowrap;vertical-align:middle}\
 th{color:var(--dim);font-weight:600;font-size:.85rem}th:first-child,td:first-child,td.left,th.left\
 {text-align:left}td.how{white-space:normal;color:var(--dim);font-size:.85rem}\
+tr.suite th{padding-top:1.1rem;color:var(--ink);font-size:.95rem}\
 .met{color:var(--good);font-weight:600}.MISSED{color:var(--bad);font-weight:600}\
 .skipped{color:var(--dim)}\
 svg{display:block}svg text{font:11px system-ui,sans-serif;\
@@ -32,7 +33,13 @@ fill:var(--dim);text-anchor:middle}\
 .area{fill-opacity:.3;stroke-width:1}.median{stroke-width:2}.tail{stroke-width:2}\
 .cards{display:flex;flex-wrap:wrap;gap:0 2rem}.cards section{flex:0 1 560px;min-width:0}\
 .cards svg{max-width:100%;height:auto}.cards p{font-size:.85rem}\
-.key{display:inline-block;width:.8em;height:.8em;margin-right:.45em;border-radius:2px}";
+.key{display:inline-block;width:.8em;height:.8em;margin-right:.45em;border-radius:2px}\
+@media(max-width:46rem){thead,.base,.other{display:none}table,tbody{display:block}\
+tr{display:grid;grid-template-columns:auto 1fr auto;gap:0 .5rem;padding:.4rem .5rem;\
+border-bottom:1px solid var(--line)}td,th{border:0;padding:.1rem 0}\
+td.name,td.how,tr.suite th{grid-column:1/-1}td.name{font-weight:600}\
+td.name:not(:only-child){grid-column:1/3}td.verdict{grid-area:1/3}td.picture{grid-area:3/1/4/3}\
+td.unit{text-align:left}td.reason{grid-column:1/-1;white-space:normal}}";
 
 /// The page.
 pub(super) fn page(report: &Report) -> String {
@@ -44,7 +51,8 @@ pub(super) fn page(report: &Report) -> String {
          <h1>ringmain bench</h1><p>{machine}</p><p>{}.</p>\
          <p>Product and baseline take turns, pass after pass. A ratio is value divided by baseline \
          value in one pass; shown is the median with the range of all passes. “Other” is the \
-         share of the machine’s CPU time that foreign work took in the worst pass.</p>",
+         share of the machine’s CPU time that foreign work took in the worst pass. Lines of a \
+         picture: the baseline in orange, the goal in dotted green.</p>",
         escape(&report.closing_sentence())
     );
     ratios(&mut out, &report.rows);
@@ -60,14 +68,19 @@ fn ratios(out: &mut String, rows: &[Row]) {
          <th>baseline</th><th class=\"left\">unit</th><th>ratio</th><th class=\"left\">ratio, log scale</th><th>goal</th><th></th>\
          <th>other</th></tr></thead><tbody>",
     );
+    let mut suite = "";
     for row in rows {
         let name = escape(row.name);
+        if std::mem::replace(&mut suite, row.suite) != row.suite {
+            let suite = escape(suite);
+            let _ = write!(out, "<tr class=\"suite\"><th colspan=\"9\">{suite}</th></tr>");
+        }
         if let Some(reason) = &row.skipped {
             let reason = escape(reason);
             let _ = write!(
                 out,
-                "<tr class=\"skipped\"><td>{name}</td><td class=\"left\" colspan=\"8\">skipped: \
-                 {reason}</td></tr>"
+                "<tr class=\"skipped\"><td class=\"name\">{name}</td><td class=\"left reason\" \
+                 colspan=\"8\">skipped: {reason}</td></tr>"
             );
             continue;
         }
@@ -76,8 +89,9 @@ fn ratios(out: &mut String, rows: &[Row]) {
         let word = verdict(row);
         let _ = write!(
             out,
-            "<tr><td>{name}</td><td>{}</td><td>{}</td><td class=\"left\">{}</td><td>{}</td>\
-             <td>{}</td><td>{}</td><td class=\"{word}\">{word}</td><td>{}</td></tr>",
+            "<tr><td class=\"name\">{name}</td><td>{}</td><td class=\"base\">{}</td>\
+             <td class=\"left unit\">{}</td><td>{}</td><td class=\"picture\">{}</td><td>{}</td>\
+             <td class=\"verdict {word}\">{word}</td><td class=\"other\">{}</td></tr>",
             cell(row.value),
             cell(row.baseline_value),
             escape(row.unit),
@@ -136,7 +150,8 @@ fn methods(out: &mut String, rows: &[Row]) {
     for row in rows {
         let _ = write!(
             out,
-            "<tr><td>{}</td><td class=\"left\">{}</td><td class=\"left how\">{}</td></tr>",
+            "<tr><td class=\"name\">{}</td><td class=\"left\">{}</td><td class=\"left how\">{}</td>\
+             </tr>",
             escape(row.name),
             escape(row.baseline.unwrap_or("none")),
             escape(row.how)

@@ -7,6 +7,7 @@ mod text;
 
 use serde::Serialize;
 
+use self::text::time;
 use crate::harness::machine::Machine;
 use crate::harness::row::Row;
 
@@ -37,11 +38,21 @@ impl Report {
         html::page(self)
     }
 
-    /// What to say last: how many goals were met.
+    /// What to say last: how many goals were met, and whether the machine stayed the same.
     pub fn closing_sentence(&self) -> String {
         let count = |met| self.rows.iter().filter(|row| row.met == Some(met)).count();
         let skipped = self.rows.iter().filter(|row| row.skipped.is_some()).count();
         let (met, missed) = (count(true), count(false));
-        format!("{met} goals met, {missed} missed, {skipped} rows skipped")
+        let apart = self.apart().unwrap_or_default();
+        format!("{met} goals met, {missed} missed, {skipped} rows skipped{apart}")
+    }
+
+    /// How far the two CPUs were apart. The host of a virtual machine may move them meanwhile,
+    /// which is seen in the spread of every row of two CPUs.
+    fn apart(&self) -> Option<String> {
+        let all = || self.rows.iter().flat_map(|row| row.cpus_apart_ns.iter().flatten().copied());
+        let (least, most) = (all().reduce(f64::min)?, all().reduce(f64::max)?);
+        let (least, most) = (time(least), time(most));
+        Some(format!("; a cache line went from CPU to CPU and back in {least} to {most}"))
     }
 }

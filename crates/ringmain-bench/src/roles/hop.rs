@@ -24,6 +24,14 @@ pub(crate) struct Pace {
     pub batch: u32,
 }
 
+impl Pace {
+    /// The same time in so many runs.
+    pub(crate) fn over(self, runs: u32) -> Pace {
+        let each = |ms: u64| ms / u64::from(runs.max(1));
+        Pace { warm_up_ms: each(self.warm_up_ms), measure_ms: each(self.measure_ms), ..self }
+    }
+}
+
 /// Round trips with a process of the harness.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ping {

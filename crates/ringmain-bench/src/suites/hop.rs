@@ -28,7 +28,13 @@ const SAME_CORE: RowSpec = RowSpec {
     how: PARKED,
 };
 const CROSS_CORE: RowSpec = RowSpec { name: "parked_hop_cross_core", goal: None, ..SAME_CORE };
-const UNPINNED: RowSpec = RowSpec { name: "parked_hop_unpinned", goal: None, ..SAME_CORE };
+const UNPINNED: RowSpec = RowSpec {
+    name: "parked_hop_unpinned",
+    goal: None,
+    how: "the same, each process wherever the kernel likes, which may be one CPU for both of them \
+        or one each: medians of several pairs of processes, each with a short run of its own",
+    ..SAME_CORE
+};
 const POLLED: RowSpec = RowSpec {
     name: "polled_hop",
     unit: "ns",
@@ -60,9 +66,10 @@ const NO_PROVIDER: &str = "http://127.0.0.1:9/v1";
 
 pub(super) fn run(bench: &mut Bench) {
     let cpu = bench.stage.cpus.measured();
-    parked(bench, SAME_CORE, |_| Ok((cpu, cpu)));
-    parked(bench, CROSS_CORE, |stage| Ok((cpu, stage.cpus.other()?)));
-    parked(bench, UNPINNED, |_| Ok((Place::Any, Place::Any)));
+    parked(bench, SAME_CORE, 1, |_| Ok((cpu, cpu)));
+    parked(bench, CROSS_CORE, 1, |stage| Ok((cpu, stage.cpus.other()?)));
+    let pairs = bench.stage.pick(3, 7);
+    parked(bench, UNPINNED, pairs, |_| Ok((Place::Any, Place::Any)));
     polled(bench);
     relay(bench);
 }
@@ -70,7 +77,13 @@ pub(super) fn run(bench: &mut Bench) {
 /// Where the pinging process and its peer run.
 type Places = (Place, Place);
 
-fn parked(bench: &mut Bench, spec: RowSpec, places: impl FnOnce(&Stage) -> Result<Places>) {
+/// Each run is made by so many pairs of processes in turn.
+fn parked(
+    bench: &mut Bench,
+    spec: RowSpec,
+    pairs: u32,
+    places: impl FnOnce(&Stage) -> Result<Places>,
+) {
     let made = bench.prepare(&[spec], |stage| {
         let (near, far) = places(stage)?;
         let broker = Broker::start(stage, BrokerSetup::new(NO_PROVIDER, far))?;
@@ -79,12 +92,20 @@ fn parked(bench: &mut Bench, spec: RowSpec, places: impl FnOnce(&Stage) -> Resul
     let Some((near, far, broker)) = made else { return };
     bench.compare(
         &[spec],
-        &mut |stage| session(stage, &broker, near, false, pace(stage, 1)),
+        &mut |stage| {
+            several(pairs, || session(stage, &broker, near, false, pace(stage, 1).over(pairs)))
+        },
         &mut |stage| {
             let role = |meet, pace| Role::EventfdPing(Ping { meet, pace });
-            bare(stage, Role::EventfdEcho, role, (near, far), pace(stage, 1))
+            let pace = pace(stage, 1).over(pairs);
+            several(pairs, || bare(stage, Role::EventfdEcho, role, (near, far), pace))
         },
     );
+}
+
+fn several(runs: u32, mut run: impl FnMut() -> Result<Sample>) -> Result<Sample> {
+    let samples: Result<Vec<Sample>> = (0..runs).map(|_| run()).collect();
+    Ok(Sample::median(&samples?))
 }
 
 fn polled(bench: &mut Bench) {
@@ -158,7 +179,7 @@ fn must_spin(broker: &Broker) -> Result<()> {
 }
 
 fn pace(stage: &Stage, batch: u32) -> Pace {
-    Pace { warm_up_ms: stage.pick(30, 200), measure_ms: stage.pick(120, 2_000), batch }
+    Pace { warm_up_ms: stage.pick(20, 200), measure_ms: stage.pick(80, 2_000), batch }
 }
 
 fn session(stage: &Stage, broker: &Broker, at: Place, spin: bool, pace: Pace) -> Result<Sample> {

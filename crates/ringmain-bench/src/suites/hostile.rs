@@ -49,7 +49,7 @@ pub(super) fn run(bench: &mut Bench) {
 fn neighbours(stage: &Stage, pair: &Pair, hostile: bool) -> Result<Sample> {
     let socket = hostile.then(|| pair.broker.socket().to_owned());
     let _flood = flood(stage, Flood { socket })?;
-    let load = Load::stamped(NEIGHBOURS, stage.pick(15, 200), 20_000);
+    let load = Load::stamped(NEIGHBOURS, stage.pick(8, 200), 20_000);
     let cost = through_broker(stage, &pair.broker, Style::Threads, &load, Place::Any)?;
     let ages = Latency::from(&cost.consumed.ages);
     Ok(Sample::of([ages.quantile(0.99) as f64]).with_latency(ages))

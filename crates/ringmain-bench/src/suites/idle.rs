@@ -42,7 +42,7 @@ const ATTACH: RowSpec = RowSpec {
 /// Sessions of the idle rows, in processes of half as many.
 const SESSIONS: u32 = 1000;
 /// Attachments in a row, in a quick run and in a full one: below what one uid may do in a second.
-const ATTACHMENTS: [u32; 2] = [100, 200];
+const ATTACHMENTS: [u32; 2] = [50, 200];
 /// Nobody asks for anything.
 const NO_PROVIDER: &str = "http://127.0.0.1:9/v1";
 
@@ -84,7 +84,7 @@ fn attach(bench: &mut Bench) {
         &[ATTACH],
         &mut |stage| {
             // The permits to connect, of which the last pass has used some, grow back.
-            sleep(Duration::from_millis(stage.pick(250, 500)));
+            sleep(Duration::from_millis(stage.pick(120, 500)));
             let told = SessionAttach { socket: broker.socket().to_owned(), count };
             sample(Child::role(stage, &Role::AttachSession(told), cpu)?)
         },

@@ -59,7 +59,7 @@ fn transfer(
     ring_bytes: u32,
 ) -> Result<Sample> {
     let meet = Meet { path: stage.workdir.fresh(".meet") };
-    let (warm_up_ms, measure_ms) = (stage.pick(20, 200), stage.pick(80, 1_000));
+    let (warm_up_ms, measure_ms) = (stage.pick(10, 200), stage.pick(50, 1_000));
     let told = Transfer { meet, medium, payload_bytes, ring_bytes, warm_up_ms, measure_ms };
     let mut writer = Child::role(stage, &Role::LaneWrite(told.clone()), other)?;
     writer.ready()?;

@@ -58,8 +58,8 @@ pub(super) fn run(bench: &mut Bench) {
 
 fn against(bench: &mut Bench, specs: &[RowSpec; 3], pair: &Pair, base_url: &str) {
     let stage = &bench.stage;
-    let one = Load::stamped(1, stage.pick(40, 800), 5_000);
-    let many = Load::stamped(64, stage.pick(12, 150), 20_000);
+    let one = Load::stamped(1, stage.pick(24, 800), 5_000);
+    let many = Load::stamped(64, stage.pick(8, 150), 20_000);
     let first = Load::rounds(1, stage.pick(50, 2_000), 1);
     let ages: fn(Consumed) -> Buckets = |consumed| consumed.ages;
     let firsts: fn(Consumed) -> Buckets = |consumed| consumed.first;

@@ -81,7 +81,7 @@ fn against(bench: &mut Bench, kind: Kind, specs: &[RowSpec; 5]) {
     let requests = Load::plain(16, stage.pick(60, 1_000));
     let burst = Load::flushed(stage.pick(5_000, 100_000));
     let coalesced = Load::burst(stage.pick(10_000, 200_000));
-    let paced = Load::stream(64, stage.pick(12, 150), 20_000);
+    let paced = Load::stream(64, stage.pick(8, 150), 20_000);
     let per_request =
         |cost: Cost| Sample::of([cost.between_ns_per_exchange(), cost.consumed.exchanges_per_s()]);
     let per_token = |cost: Cost| Sample::of([cost.between_ns_per_token()]);

@@ -62,8 +62,8 @@ const SERIAL: RowSpec = RowSpec {
     unit: "1/s",
     baseline: Some("reqwest, one call after the other"),
     goal: Some(Goal::RatioAtLeast(50.0)),
-    how: "1,000 calls of 100 ms each at once through the broker, in calls per second, against the \
-        same calls one after the other",
+    how: "1,000 calls of 100 ms each (300 in a quick run) at once through the broker, in calls per \
+        second, against the same calls one after the other",
 };
 const TEN: RowSpec = RowSpec {
     name: "calls_100ms_broker_vs_ten",
@@ -87,9 +87,9 @@ const H2_STREAMS: &str = "100";
 /// Time that a slow call takes, ms.
 const H2_CALL_MS: u64 = 200;
 const SLOW_CALL_MS: u64 = 100;
-/// Slow calls at once.
+/// Slow calls at once; of the second kind in a quick run and in a full one.
 const H2_CALLS: u32 = 300;
-const SLOW_CALLS: u32 = 1_000;
+const SLOW_CALLS: [u32; 2] = [300, 1_000];
 /// Bytes of the large body: the whole of it fits half of the usual arena.
 const BODY_BYTES: usize = 8 << 20;
 
@@ -131,8 +131,9 @@ fn against_direct(bench: &mut Bench) {
     let loads = [(RATE_1, plain(1)), (RATE_32, plain(32)), (RATE_256, plain(256))];
     let first = |streams: u32| Load::rounds(streams, stage.pick(256, 8_192) / streams, 1);
     let latencies = [(LATENCY_1, first(1)), (LATENCY_32, first(32))];
-    let large = Load::padded(1, stage.pick(3, 30), BODY_BYTES);
-    let few = stage.pick(4, 60);
+    let large = Load::padded(1, stage.pick(2, 30), BODY_BYTES);
+    let few = stage.pick(2, 60);
+    let slow = Load::slow(stage.pick(SLOW_CALLS[0], SLOW_CALLS[1]), SLOW_CALL_MS);
     for (spec, load) in loads {
         let rate = |cost: &Cost| Sample::of([cost.consumed.exchanges_per_s()]);
         compare(bench, spec, &pair, &load, &load, rate);
@@ -141,7 +142,6 @@ fn against_direct(bench: &mut Bench) {
         compare(bench, spec, &pair, &load, &load, first_token);
     }
     compare(bench, BODY, &pair, &large, &large, wall_per_request);
-    let slow = Load::slow(SLOW_CALLS, SLOW_CALL_MS);
     for (spec, at_once) in [(SERIAL, 1), (TEN, 10)] {
         let rate = |cost: &Cost| Sample::of([cost.consumed.exchanges_per_s()]);
         let base = Load { rounds: few, ..Load::slow(at_once, SLOW_CALL_MS) };

@@ -134,6 +134,29 @@ fn calls_with_one_index_are_told_apart_by_their_ids() {
     assert_eq!(read[..6], expected);
 }
 
+/// A name may be left out where the calls are of one tool.
+#[test]
+fn a_call_without_a_name_begins_where_the_one_before_is_whole() {
+    let piece = |id: &str, arguments: &str| {
+        let function = format!(r#"{{"arguments":"{arguments}"}}"#);
+        delta(&format!(r#""tool_calls":[{{"index":0,"id":"{id}","function":{function}}}]"#))
+    };
+    let read = deltas(&[
+        &delta(
+            r#""tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{\"}\""}}]"#,
+        ),
+        &piece("made-up", ":1"),
+        &piece("a", "}"),
+        &piece("made-up", " "),
+        &piece("b", "{"),
+        &piece("b", "}"),
+        &piece("c", "{}"),
+        "[DONE]",
+    ]);
+    let numbers: Vec<&str> = read[..7].iter().map(|text| &text[8..9]).collect();
+    assert_eq!(numbers, ["0", "0", "0", "0", "1", "1", "2"], "{read:?}");
+}
+
 #[test]
 fn usage_is_found_in_all_its_places() {
     let usage = r#""usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}"#;

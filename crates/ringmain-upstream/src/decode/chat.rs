@@ -10,6 +10,7 @@ use ringmain_wire::head::cut;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::arguments::Arguments;
 use super::failure::{self, is_truthy};
 use super::queue::{Queue, ToolText};
 use super::quick::{Quick, Usual};
@@ -48,6 +49,7 @@ struct Tool {
     id: String,
     /// Ours: calls are counted as they begin.
     number: u32,
+    arguments: Arguments,
 }
 
 #[derive(Deserialize)]
@@ -258,13 +260,19 @@ impl Choice {
 
     /// Which call a piece belongs to: its number, which is ours. An index that was given counts,
     /// but some providers give all calls the same one: another id with a name begins the next call
-    /// there, which then is the one that the index means. An id alone does not, as others make up
-    /// one for each piece. Without an index, a known id names its call; another id, or a name
+    /// there, which then is the one that the index means. Without a name it does when the arguments
+    /// of the call are whole and these are others; not before, for others make up an id for each
+    /// piece. Without an index, a known id names its call; another id, or a name
     /// without an id, begins the next call; anything else goes on with the latest.
     fn tool_number(&mut self, given: Option<i64>, tool: &ToolText<'_>) -> Result<u32, Unreadable> {
         let id = tool.id.filter(is_filled).map(|raw| owned(Some(raw))).unwrap_or_default();
         let index = given.and_then(|index| u32::try_from(index).ok());
         let is_named = tool.name.filter(is_filled).is_some();
+        let arguments = owned(tool.arguments);
+        let goes_on = |known: &Tool| {
+            known.id.is_empty()
+                || !is_named && (!known.arguments.is_whole() || arguments.trim().is_empty())
+        };
         let latest = |is: &dyn Fn(&Tool) -> bool| self.tools.iter().rposition(is);
         let known = match (index, id.is_empty()) {
             (Some(index), true) => latest(&|tool| tool.index == index),
@@ -272,7 +280,7 @@ impl Choice {
                 let same = latest(&|tool| tool.index == index && tool.id == id);
                 same.or_else(|| {
                     let at = latest(&|tool| tool.index == index);
-                    at.filter(|at| !is_named || self.tools[*at].id.is_empty())
+                    at.filter(|at| goes_on(&self.tools[*at]))
                 })
             }
             (None, false) => latest(&|tool| tool.id == id),
@@ -280,16 +288,18 @@ impl Choice {
             (None, true) => self.tools.len().checked_sub(1),
         };
         // The call that is gone on with stands last.
-        let tool = match known {
+        let mut tool = match known {
             Some(at) => self.tools.remove(at),
             None if self.tools.len() == CHOICES_MAX => {
                 return Err(Unreadable(format!("more than {CHOICES_MAX} tool calls")));
             }
             None => {
                 let number = self.tools.len() as u32;
-                Tool { index: index.unwrap_or(number), id, number }
+                let index = index.unwrap_or(number);
+                Tool { index, id, number, arguments: Arguments::default() }
             }
         };
+        tool.arguments.add(&arguments);
         let number = tool.number;
         self.tools.push(tool);
         Ok(number)

@@ -25,6 +25,7 @@
 //! Nothing behind the marker is delivered, except in mode body, which passes on all that comes;
 //! how the body then ends does not matter any more.
 
+mod arguments;
 mod chat;
 mod decoder;
 pub(crate) mod failure;

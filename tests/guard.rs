@@ -68,6 +68,25 @@ fn a_second_spelling_of_the_model_is_refused() {
     assert_eq!(provider.log().len(), 0);
 }
 
+/// A parser that leaves out what is no text reads the key that is hidden behind it.
+#[test]
+fn a_guarded_model_cannot_be_named_by_what_is_no_text() {
+    let provider = Provider::start(ProviderConfig::default()).unwrap();
+    let tail = "[[route]]\nmodel = \"secret\"\nendpoints = [{ name = \"local\" }]\n\
+                allow = [\"uid:54321\"]\n";
+    let broker = Broker::start(provider.addr(), Config { tail: tail.into(), ..Config::default() });
+    let client = Client::at(broker.socket()).unwrap();
+    for body in [
+        &b"{\"model\":\"tiny\",\"mod\xffel\":\"secret\",\"messages\":[]}"[..],
+        b"{\"model\":\"tiny\",\"messages\":[],\"user\":\"\xc3\"}",
+        b"{\"model\":\"tiny\",\"mod\\ud800el\":\"secret\",\"messages\":[]}",
+    ] {
+        let error = client.request("tiny", "/chat/completions").body(body).send().unwrap_err();
+        assert_eq!(error.code(), Code::InvalidRequest, "{error}");
+    }
+    assert_eq!(provider.log().len(), 0);
+}
+
 /// Whatever else a server may read for the model: a query, or a body of another form or charset.
 #[test]
 fn a_guarded_model_cannot_be_named_beside_the_judged_key() {

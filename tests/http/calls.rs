@@ -107,6 +107,79 @@ fn http_without_a_route_the_way_to_name_one_is_told() {
     assert!(reply.text().contains("x-ringmain-route"), "{}", reply.text());
 }
 
+/// What a provider stores belongs to the account that all callers share.
+#[test]
+fn http_stored_objects_are_refused_with_a_reason() {
+    let of = |lines: &str, endpoint: &str| {
+        let config = Config { endpoint: endpoint.to_owned(), ..Config::default() };
+        World::of(lines, config, ringmain_sim::ProviderConfig::default())
+    };
+    let ask = |world: &World, path: &str, headers: &[(&str, &str)]| {
+        // As the libraries send it: without a body.
+        world.connect().post(path, headers, b"")
+    };
+    let world = of("", "");
+    let named = [("x-ringmain-route", "tiny")];
+    for path in [
+        "/v1/responses/resp_1/cancel",
+        "/v1/threads",
+        "/v1/threads/t_1/runs",
+        "/v1/batches",
+        "/v1/batches/b_1/cancel",
+        "/v1/files",
+        "/v1/messages/batches",
+    ] {
+        let reply = ask(&world, path, &[]);
+        assert_eq!((reply.status, reply.code().as_str()), (400, "InvalidRequest"), "{path}");
+        assert!(reply.text().contains("x-ringmain-route"), "{path}: {}", reply.text());
+        let reply = ask(&world, path, &named);
+        assert_eq!((reply.status, reply.code().as_str()), (403, "NotAllowed"), "{path}");
+        assert!(reply.text().contains("stored"), "{path}: {}", reply.text());
+    }
+    let gone = |method: &str, path: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let reply = world.connect().ask(&head);
+        assert_eq!((reply.status, reply.code().as_str()), (405, "InvalidRequest"), "{path}");
+        assert!(reply.text().contains("not shown to its callers"), "{}", reply.text());
+    };
+    gone("GET", "/v1/responses/resp_1");
+    gone("DELETE", "/v1/responses/resp_1");
+    gone("GET", "/v1/files");
+    gone("DELETE", "/v1/models/tiny");
+    assert!(world.provider.log().is_empty());
+    // Where the operator says that callers share it, it is passed on.
+    let shared = of("default_route = \"tiny\"\n", "stored = \"shared\"");
+    for headers in [&[][..], &named] {
+        ask(&shared, "/v1/responses/resp_1/cancel", headers);
+    }
+    let paths: Vec<String> = shared.provider.log().into_iter().map(|seen| seen.path).collect();
+    assert_eq!(paths, ["/v1/responses/resp_1/cancel"; 2]);
+}
+
+/// The bare parts of an answer are its own: one choice of two may never come.
+#[test]
+fn http_a_choice_that_never_appears_leaves_the_others_whole() {
+    let event = |choice: &str| format!("data: {{\"choices\":[{choice}]}}\n\n");
+    let stream = [
+        event(r#"{"index":0,"delta":{"content":"a"}}"#),
+        event(r#"{"index":0,"delta":{},"finish_reason":"stop"}"#),
+    ];
+    for end in ["data: [DONE]\n\n", ""] {
+        let body = format!("{}{end}", stream.concat());
+        let answer = crate::canned::answer(200, "text/event-stream", body.as_bytes());
+        let addr = crate::canned::provider(move |_| answer.clone());
+        let tail = format!(
+            "[[endpoint]]\nname = \"canned\"\nbase_url = \"http://{addr}/v1\"\n\
+             [[route]]\nmodel = \"canned\"\nendpoints = [{{ name = \"canned\" }}]\n"
+        );
+        let config = Config { tail, ..Config::default() };
+        let world = World::of("", config, ringmain_sim::ProviderConfig::default());
+        let asked = json!({"model": "canned", "stream": true, "n": 2, "messages": []});
+        let reply = world.post("/v1/chat/completions", &asked);
+        assert_eq!((reply.status, reply.is_whole, reply.text()), (200, true, body.as_str()));
+    }
+}
+
 #[test]
 fn http_unknown_fields_survive_and_credentials_do_not() {
     let config = crate::common::Config {

@@ -63,7 +63,13 @@ async fn not_found(State(face): State<Arc<Face>>, request: Request<Body>) -> Res
 
 async fn not_allowed(State(face): State<Arc<Face>>, request: Request<Body>) -> Response<Body> {
     let (method, path) = (request.method(), request.uri().path());
-    let told = format!("{method} is not served at {path:?}");
+    let told = match method {
+        &Method::GET | &Method::DELETE if path.starts_with("/v1/") => format!(
+            "{method} is not served at {path:?}: what a provider stores under the key of this \
+             broker is not shown to its callers, and the models are at /v1/models"
+        ),
+        _ => format!("{method} is not served at {path:?}"),
+    };
     refuse(&face, request, Refusal::not_served(405, told)).await
 }
 

@@ -7,8 +7,9 @@
 //!
 //! Parsers disagree about keys: some compare them without regard to case, and of two equal keys
 //! some take the first and some the last. Where a model is put, a body that could be read in two
-//! ways is refused. So is one with a control character in a string: it is no JSON, and to a reader
-//! of another format it could be where a field begins.
+//! ways is refused. So is one that is not UTF-8, of which a parser may leave something out, and one
+//! with a control character in a string: it is no JSON, and to a reader of another format it could
+//! be where a field begins.
 //!
 //! The scan knows the top level only: it finds keys and the ranges of their values and steps over
 //! strings and nested values by their brackets. It does not validate what it steps over; the
@@ -33,6 +34,9 @@ pub enum SpliceError {
         /// What it met there.
         reason: &'static str,
     },
+    /// Some parsers leave out what is no text, and read another key then.
+    #[error("the body must be text in UTF-8 where its model is judged")]
+    NotText,
     /// The body gives its model in a way that not every parser reads alike.
     #[error("the body must name its model once, under the key \"model\" as it stands here")]
     Ambiguous,
@@ -75,6 +79,9 @@ pub fn splice(body: &Bytes, wanted: Wanted<'_>) -> Result<Spliced, SpliceError> 
     };
     let mut edits = Vec::new();
     if let Some(model) = wanted.model {
+        if std::str::from_utf8(body).is_err() {
+            return Err(SpliceError::NotText);
+        }
         edits.extend(found.put_model(model, body)?);
     }
     let before = edits.len();
@@ -235,13 +242,16 @@ enum Spelling {
 }
 
 /// How the string `raw`, without its quotes, says `key`, if it does. It may be written with
-/// escapes; what they cannot mean is no key.
+/// escapes; what they cannot mean could be any key to a parser that leaves it out.
 fn spelling(raw: &[u8], key: &str) -> Option<Spelling> {
     let unescaped;
     let mut text = raw;
     if raw.contains(&b'\\') {
         let quoted = [b"\"", raw, b"\""].concat();
-        unescaped = serde_json::from_slice::<String>(&quoted).ok()?;
+        let Ok(text_of_it) = serde_json::from_slice::<String>(&quoted) else {
+            return Some(Spelling::Alike);
+        };
+        unescaped = text_of_it;
         text = unescaped.as_bytes();
     }
     if text == key.as_bytes() {

@@ -95,6 +95,49 @@ fn http_a_broken_answer_to_http_1_0_is_a_reset() {
     assert!(!ended_well && String::from_utf8(rest).unwrap().contains("\"error\""));
 }
 
+/// Over a Unix socket there is no reset, so what has no end of its own goes out with a length.
+#[test]
+fn http_a_plain_answer_to_http_1_0_has_a_length_or_is_an_error() {
+    const LARGE: usize = 300_000;
+    let canned = |cut: usize| {
+        let text = format!("{{\"x\":\"{}\"}}", "y".repeat(LARGE));
+        let mut answer = crate::canned::answer(200, "application/json", text.as_bytes());
+        answer.truncate(answer.len() - cut);
+        crate::canned::provider(move |_| answer.clone())
+    };
+    let config = |cut: usize, kind: &str| {
+        let addr = canned(cut);
+        let tail = format!(
+            "[quota]\n{kind}\n[[endpoint]]\nname = \"canned\"\nbase_url = \"http://{addr}/v1\"\n\
+             [[route]]\nmodel = \"canned\"\nendpoints = [{{ name = \"canned\" }}]\n"
+        );
+        Config { tail, ..Config::default() }
+    };
+    let ask = |lines: &str, config: Config| {
+        let world = World::of(lines, config, ringmain_sim::ProviderConfig::default());
+        let body = json!({"model": "canned", "messages": []}).to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let head = head.replacen("\r\n", "\r\nhost: localhost\r\n", 1);
+        let unix = crate::wire::Connection::unix(&world.socket).ask(&head);
+        let tcp = world.connect().ask(&head);
+        assert_eq!((unix.status, unix.is_whole), (tcp.status, tcp.is_whole));
+        assert!(unix.header("content-length").is_some(), "{unix:?}");
+        world.await_rest();
+        unix
+    };
+    let whole = ask("", config(0, ""));
+    assert_eq!((whole.status, whole.is_whole, whole.body.len()), (200, true, LARGE + 8));
+    let broken = ask("", config(5, ""));
+    assert_eq!((broken.status, broken.is_whole), (502, true), "{broken:?}");
+    let bounded = ask("body_max = \"128KiB\"\n", config(0, ""));
+    assert_eq!((bounded.status, bounded.code().as_str()), (502, "UpstreamTooLarge"));
+    let charged = ask("", config(0, "copy_bytes = 100000"));
+    assert_eq!((charged.status, charged.code().as_str()), (429, "QuotaExceeded"));
+}
+
 #[test]
 fn http_every_response_has_an_id() {
     let world = World::start();

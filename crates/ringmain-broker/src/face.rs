@@ -54,7 +54,7 @@ use crate::account::Charge;
 use crate::allow::Identity;
 use crate::broker::Broker;
 use crate::exchange::{self, Asked, Origin};
-use crate::intake::Body;
+use crate::intake::{Body, Copies};
 
 pub use ringmain_ring::Push;
 
@@ -105,6 +105,10 @@ pub struct Ended {
     rest: Option<(AnswerBody, u32)>,
 }
 
+/// Charges memory to the uid of an exchange, which may be over meanwhile.
+#[derive(Debug)]
+pub struct Charger(Copies);
+
 /// Memory that is charged to a uid until this is dropped.
 #[derive(Debug)]
 pub struct Charged {
@@ -153,7 +157,12 @@ impl Exchange {
     /// # Errors
     /// [`Failure`] with [`Code::QuotaExceeded`](ringmain_wire::Code::QuotaExceeded).
     pub fn charge(&self, bytes: u64) -> Result<Charged, Failure> {
-        self.inner.copies().charge(bytes).map(|charge| Charged { _charge: charge })
+        self.charger().charge(bytes)
+    }
+
+    /// What charges to the uid of the caller beside the run of the exchange, and behind it.
+    pub fn charger(&self) -> Charger {
+        Charger(self.inner.copies())
     }
 
     /// Runs the request to its end. Content goes to `egress`; the terminal is for the face to
@@ -196,6 +205,16 @@ impl Exchange {
     /// Payload bytes of content pushed so far.
     pub fn bytes(&self) -> u64 {
         self.inner.record().bytes
+    }
+}
+
+impl Charger {
+    /// Charges memory, before it is taken.
+    ///
+    /// # Errors
+    /// [`Failure`] with [`Code::QuotaExceeded`](ringmain_wire::Code::QuotaExceeded).
+    pub fn charge(&self, bytes: u64) -> Result<Charged, Failure> {
+        self.0.charge(bytes).map(|charge| Charged { _charge: charge })
     }
 }
 

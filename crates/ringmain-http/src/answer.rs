@@ -14,10 +14,11 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use ringmain_broker::face::Failure;
+use ringmain_broker::face::{Charged, Failure};
 use ringmain_wire::{Code, Stage};
 use tokio::time::{Sleep, sleep};
 
+use crate::gather::{Gathered, Gatherer};
 use crate::gauge::Gauge;
 use crate::outlet::{Head, Outlet, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
@@ -35,6 +36,8 @@ const LINGER: Duration = Duration::from_millis(20);
 pub(crate) struct Manner {
     pub shape: Shape,
     pub heartbeat: Option<Duration>,
+    /// Keeps what could not be told from a broken answer otherwise.
+    pub gatherer: Option<Gatherer>,
 }
 
 /// Waits until there is something to answer with.
@@ -50,19 +53,28 @@ pub(crate) async fn of(
         (outlet.head.take(), outlet.waiting_bytes())
     };
     match (head, ended) {
-        (Some(head), None) => {
-            let seat = watch.answer(&running, gauge);
-            Ok(streamed(head, running, manner, seat, End::Open))
-        }
+        (Some(head), None) => match &manner.gatherer {
+            Some(gatherer) if !head.is_stream => {
+                let Gathered { whole, charged } = gatherer.gather(&running).await?;
+                let kept = Kept { _charged: charged, ..Kept::new(whole, &running) };
+                Ok(head.response.map(|()| Body::new(kept)))
+            }
+            _ => {
+                let seat = watch.answer(&running, gauge);
+                Ok(streamed(head, running, manner, seat, End::Open))
+            }
+        },
         (Some(head), Some(Ok(()))) => {
             let whole = running.outlet.lock().take();
             Ok(head.response.map(|()| match whole.is_empty() {
                 true => Body::empty(),
-                false => Body::new(Kept { whole, _outlet: running.outlet.clone() }),
+                false => Body::new(Kept::new(whole, &running)),
             }))
         }
         // What was written before it broke is delivered, and then the breaking.
-        (Some(head), Some(Err(refusal))) if waiting > 0 && !head.is_json => {
+        (Some(head), Some(Err(refusal)))
+            if waiting > 0 && !head.is_json && (head.is_stream || manner.gatherer.is_none()) =>
+        {
             let seat = watch.answer(&running, gauge);
             Ok(streamed(head, running, manner, seat, End::Failed(refusal)))
         }
@@ -110,7 +122,14 @@ fn streamed(
 /// An answer that was whole before its head went out, and what it is charged.
 struct Kept {
     whole: Bytes,
+    _charged: Vec<Charged>,
     _outlet: Arc<Mutex<Outlet>>,
+}
+
+impl Kept {
+    fn new(whole: Bytes, running: &Running) -> Kept {
+        Kept { whole, _charged: Vec::new(), _outlet: running.outlet.clone() }
+    }
 }
 
 impl http_body::Body for Kept {

@@ -19,6 +19,7 @@ use ringmain_wire::{Code, Mode, RequestHead};
 use crate::answer::{self, Manner};
 use crate::ask;
 use crate::config::HttpConfig;
+use crate::gather::Gatherer;
 use crate::gauge::Gauge;
 use crate::outlet::{Outlet, OutletEgress, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
@@ -117,10 +118,12 @@ async fn run(
     })?;
     let outlet = outlet(parts, &mut exchange)?;
     let stop = exchange.stop();
+    let gatherer = (parts.version < Version::HTTP_11)
+        .then(|| Gatherer { charger: exchange.charger(), bytes_max: config.body_bytes_max });
     let egress = OutletEgress { outlet: outlet.clone(), shape };
     let work = Box::pin(work(face.clone(), exchange, asked, upload, egress));
     let running = Arc::new(Running::new(work, outlet, stop));
-    let manner = Manner { shape, heartbeat: config.heartbeat };
+    let manner = Manner { shape, heartbeat: config.heartbeat, gatherer };
     let gauge = parts.extensions.get::<Arc<Gauge>>();
     answer::of(running, manner, face.watch(), gauge).await
 }

@@ -18,6 +18,7 @@
 //! | `paths` | which path is answered by what |
 //! | `upload`, `expand`, `ask` | the request's body within its bounds; its route |
 //! | `answer`, `outlet`, `running` | from frames to the body of a response |
+//! | `gather` | answers that must be whole before they go out |
 //! | `stream`, `turns` | that its caller reads it |
 //! | `shape`, `refusal` | errors as the callers' libraries expect them |
 //! | `models`, `metrics` | what the broker answers itself |
@@ -31,6 +32,7 @@ mod connection;
 mod exchange;
 mod expand;
 mod framing;
+mod gather;
 mod gauge;
 mod guard;
 pub mod key;

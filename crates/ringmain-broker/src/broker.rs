@@ -145,6 +145,8 @@ impl Broker {
     ) -> io::Result<DrainReport> {
         let mut segment = self.open_counters();
         self.start_endpoints();
+        let held = self.bells.held().clone();
+        let ringing = tokio::spawn(async move { held.serve().await });
         let work = async {
             listen::accept_until(self, &listener, drain).await?;
             self.set_phase(Phase::Draining);
@@ -156,6 +158,7 @@ impl Broker {
             report = work => report,
             never = self.publish(&mut segment) => match never {},
         };
+        ringing.abort();
         self.write_counters(&mut segment, State::Ended);
         report
     }

@@ -2,6 +2,7 @@
 //! brings another egress.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use ringmain_ring::{LaneError, Push};
@@ -60,7 +61,8 @@ impl LaneEgress {
         self.release_request();
         let done = self.session.lane(self.lane).finish(kind, payload);
         debug_assert_eq!(done, Ok(()), "an open exchange takes its terminal");
-        self.session.ring();
+        // This one is not counted any more.
+        self.session.ring_beside(self.session.exchanges.load(Relaxed));
     }
 }
 
@@ -83,7 +85,8 @@ impl Egress for LaneEgress {
 
     #[inline]
     fn flush(&mut self) {
-        self.session.ring();
+        let exchanges = self.session.exchanges.load(Relaxed);
+        self.session.ring_beside(exchanges.saturating_sub(1));
     }
 }
 

@@ -13,13 +13,16 @@
 //! thread itself, which costs one more system call per ring.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use ringmain_ring::Ring;
 use ringmain_shm::{ReadMap, Ringer, RingerKind, monotonic_ns, thread_cpu_ns};
+
+use super::held::{HELD_NS_MAX, HeldBells};
 
 /// A ring above this is slow.
 const SLOW_NS: u64 = 100_000;
@@ -43,6 +46,9 @@ pub(crate) struct PeerBell {
     slow: Arc<SlowRings>,
     strikes: Strikes,
     is_pending: AtomicBool,
+    held: Arc<HeldBells>,
+    /// Since when it is held for the tasks beside the one that would have rung; 0: it is not.
+    held_ns: AtomicU64,
 }
 
 /// Slow rings in a row of one bell.
@@ -77,6 +83,7 @@ struct Debt {
 pub(crate) struct Bells {
     paces: Mutex<HashMap<u32, Weak<Pace>>>,
     slow: Arc<SlowRings>,
+    held: Arc<HeldBells>,
 }
 
 #[derive(Default)]
@@ -100,6 +107,38 @@ impl PeerBell {
         if self.ring.due() {
             self.ring_now();
         }
+    }
+
+    /// The same where tasks beside this one may have something for the peer too: what they all
+    /// write is rung for once, soon. See [`HeldBells`].
+    #[inline]
+    pub fn ring_with_others(self: &Arc<Self>) {
+        if self.ring.is_due() {
+            self.hold();
+        }
+    }
+
+    fn hold(self: &Arc<Self>) {
+        let now_ns = monotonic_ns();
+        // Whoever releases the bell clears this before he looks whether the peer sleeps, with a
+        // fence in between, and a fence stood in the look just made: so either this is seen
+        // cleared, or the publication before is seen by a peer that arms later, or by that look.
+        let held_ns = self.held_ns.load(Relaxed);
+        if held_ns == 0 {
+            let is_first = self.held_ns.compare_exchange(0, now_ns, Relaxed, Relaxed).is_ok();
+            if is_first && !self.held.hold(self) {
+                self.release();
+            }
+        } else if now_ns.saturating_sub(held_ns) > HELD_NS_MAX {
+            self.held_ns.store(now_ns, Relaxed);
+            self.ring_if_due();
+        }
+    }
+
+    /// Held no longer: rings if the peer sleeps.
+    pub fn release(self: &Arc<Self>) {
+        self.held_ns.store(0, SeqCst);
+        self.ring_if_due();
     }
 
     /// Rings whether or not the peer said that it sleeps: it waits for a cursor.
@@ -219,7 +258,14 @@ impl Bells {
             slow: self.slow.clone(),
             strikes: Strikes::default(),
             is_pending: AtomicBool::new(false),
+            held: self.held.clone(),
+            held_ns: AtomicU64::new(0),
         })
+    }
+
+    /// The bells that wait for the tasks beside those that would have rung them.
+    pub fn held(&self) -> &Arc<HeldBells> {
+        &self.held
     }
 
     fn pace(&self, uid: u32) -> Arc<Pace> {

@@ -1,9 +1,11 @@
 //! A session: one attached process.
 //!
 //! What its tasks share stands here; [`task`] is the session's own task, [`watch`] what
-//! it waits for, [`spin`] how it waits without sleeping, [`lane`] one lane, [`doorbell`] the way to wake the peer.
+//! it waits for, [`spin`] how it waits without sleeping, [`lane`] one lane, [`doorbell`] the way to wake the peer, [`held`]
+//! once for many.
 
 mod doorbell;
+mod held;
 mod lane;
 mod reaper;
 mod spin;
@@ -129,6 +131,15 @@ impl Session {
     #[inline]
     pub fn ring(&self) {
         self.bell.ring_if_due();
+    }
+
+    /// The same for an exchange, with this many running beside it: they may have something too.
+    #[inline]
+    pub fn ring_beside(&self, others: u64) {
+        match others {
+            0 => self.bell.ring_if_due(),
+            _ => self.bell.ring_with_others(),
+        }
     }
 
     /// How the peer is rung.

@@ -153,7 +153,8 @@ impl SseDecoder {
         }
         self.check(self.carry.len() + self.chunk.len() - start)?;
         self.carry.extend_from_slice(&self.chunk[start..]);
-        self.at = self.chunk.len();
+        // Let go before the next one is waited for: the connection reads into the same memory then.
+        (self.chunk, self.at) = (Bytes::new(), 0);
         Ok(self.ended && self.take_rest())
     }
 
@@ -355,6 +356,18 @@ mod tests {
             assert!(range.contains(&event.raw.as_ptr()));
         }
         assert_eq!(sse.carry.capacity(), 0);
+    }
+
+    /// Whoever made the chunk can use its memory again while the next one is waited for.
+    #[test]
+    fn a_chunk_that_was_read_is_let_go() {
+        for text in ["data: a\n\ndata: b\n\n", "data: cut of", "data: a\r\n\r"] {
+            let chunk = Bytes::from(text.as_bytes().to_vec());
+            let mut sse = SseDecoder::new(100);
+            sse.feed(chunk.clone());
+            while sse.advance().unwrap() {}
+            assert!(chunk.is_unique(), "{text:?}");
+        }
     }
 
     proptest! {

@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -36,15 +37,33 @@ type Ends = (SocketAddr, SocketAddr);
 /// guess, and what it names is judged like any other.
 static SEEN: LazyLock<Mutex<HashMap<Ends, RawFd>>> = LazyLock::new(Mutex::default);
 
+/// The Unix stream connections that there are handles on. Bound: one for each handle.
+static HELD: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+
 /// A duplicate of the descriptor of a connection.
 #[derive(Debug)]
 pub struct SocketHandle {
     inner: AsyncFd<OwnedFd>,
+    _held: Option<Held>,
 }
 
-/// The Unix stream connections that this process had made at one moment.
+/// The number of a connection among those that there are handles on.
 #[derive(Debug)]
-pub struct UnixConnections(HashSet<u64>);
+struct Held(u64);
+
+/// Numbers above the lowest free one that a new descriptor may get, if others take those below it
+/// at the same time.
+const AHEAD: RawFd = 16;
+
+/// Where a new descriptor may come to stand, and the Unix stream connections of this process that
+/// stood there at one moment.
+///
+/// It gets the lowest free number, so it is looked for near that alone, and not among thousands.
+#[derive(Debug)]
+pub struct UnixConnections {
+    places: Range<RawFd>,
+    known: HashSet<u64>,
+}
 
 impl SocketHandle {
     /// The TCP connection between these two addresses.
@@ -69,8 +88,9 @@ impl SocketHandle {
         SocketHandle::of(seen.remove(&wanted).ok_or_else(absent)?, is_it)
     }
 
-    /// The only Unix stream connection that this process has made since `before`. Such a
-    /// connection has no name of its own, so whoever connects must be alone in connecting.
+    /// The only Unix stream connection that this process has made since `before`, which was right
+    /// before. Such a connection has no name of its own, so whoever connects must be alone in
+    /// connecting.
     ///
     /// # Errors
     /// There is none or more than one, or the descriptor limit is reached.
@@ -78,13 +98,17 @@ impl SocketHandle {
     /// # Panics
     /// As [`SocketHandle::of_tcp`].
     pub fn of_unix_since(before: &UnixConnections) -> io::Result<SocketHandle> {
-        let is_new = |fd| unix_cookie(fd).is_some_and(|cookie| !before.0.contains(&cookie));
-        let mut found = all()?.into_iter().filter(|fd| is_new(*fd));
-        match (found.next(), found.next()) {
-            (Some(fd), None) => SocketHandle::of(fd, is_new),
-            (None, _) => Err(absent()),
-            _ => Err(io::Error::other("several connections were made at the same time")),
-        }
+        let near: Vec<_> = before.places.clone().filter_map(unix_connection).collect();
+        let mut new = near.into_iter().filter(|(_, cookie)| !before.known.contains(cookie));
+        let (fd, cookie) = match (new.next(), new.next()) {
+            (Some(one), None) => one,
+            (Some(_), Some(_)) => return Err(several()),
+            // Many others were opened or closed at the same time, and it stands elsewhere.
+            (None, _) => only_unheld()?,
+        };
+        let mut handle = SocketHandle::of(fd, |fd| unix_cookie(fd) == Some(cookie))?;
+        handle._held = Some(Held::new(cookie));
+        Ok(handle)
     }
 
     fn of(fd: RawFd, is_it: impl Fn(RawFd) -> bool) -> io::Result<SocketHandle> {
@@ -103,7 +127,7 @@ impl SocketHandle {
         // SAFETY: an `OwnedFd` names one open descriptor, the same at every call, until it is
         // dropped; it is private to the `AsyncFd`, which deregisters before it drops it.
         let inner = unsafe { AsyncFd::register_with_interest(copy, Interest::PRIORITY)? };
-        Ok(SocketHandle { inner })
+        Ok(SocketHandle { inner, _held: None })
     }
 
     /// Cuts the connection: whoever waits to write or read finds it broken at once, and what the
@@ -133,10 +157,46 @@ impl UnixConnections {
     /// Those that stand now.
     ///
     /// # Errors
-    /// The descriptors of this process cannot be listed.
+    /// The descriptor limit is reached.
     pub fn now() -> io::Result<UnixConnections> {
-        Ok(UnixConnections(all()?.into_iter().filter_map(unix_cookie).collect()))
+        let free = lowest_free()?;
+        let places = (free - NEAR).max(0)..free.saturating_add(AHEAD);
+        let known = places.clone().filter_map(unix_cookie).collect();
+        Ok(UnixConnections { places, known })
     }
+}
+
+impl Held {
+    fn new(cookie: u64) -> Held {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie);
+        Held(cookie)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// The only Unix stream connection of this process that there is no handle on.
+fn only_unheld() -> io::Result<(RawFd, u64)> {
+    let all: Vec<_> = all()?.into_iter().filter_map(unix_connection).collect();
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut unheld = all.into_iter().filter(|(_, cookie)| !held.contains(cookie));
+    match (unheld.next(), unheld.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(absent()),
+        _ => Err(several()),
+    }
+}
+
+fn unix_connection(fd: RawFd) -> Option<(RawFd, u64)> {
+    Some((fd, unix_cookie(fd)?))
+}
+
+fn several() -> io::Error {
+    io::Error::other("several connections were made at the same time")
 }
 
 fn absent() -> io::Error {
@@ -145,8 +205,12 @@ fn absent() -> io::Error {
 
 /// The numbers below the lowest that is free, from the highest on.
 fn near() -> io::Result<impl Iterator<Item = RawFd>> {
-    let free = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.as_fd().as_raw_fd();
-    Ok((0..free).rev().take(NEAR as usize))
+    Ok((0..lowest_free()?).rev().take(NEAR as usize))
+}
+
+/// The number that the next descriptor gets.
+fn lowest_free() -> io::Result<RawFd> {
+    Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.as_fd().as_raw_fd())
 }
 
 /// All descriptors of this process. Bound: the descriptor limit.

@@ -5,9 +5,9 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use ringmain_shm::{SocketHandle, UnixConnections};
+use ringmain_shm::SocketHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -97,22 +97,4 @@ async fn each_of_many_connections_made_at_once_is_told_from_the_others() {
             assert_eq!(next.try_read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
         }
     }
-}
-
-#[tokio::test]
-async fn the_one_new_unix_connection_is_found() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    let _old = UnixStream::connect(&path).await.unwrap();
-    let before = UnixConnections::now().unwrap();
-    assert!(SocketHandle::of_unix_since(&before).is_err());
-    let mut stream = UnixStream::connect(&path).await.unwrap();
-    let handle = SocketHandle::of_unix_since(&before).unwrap();
-    let _accepted = (listener.accept().await.unwrap(), listener.accept().await.unwrap());
-    handle.cut();
-    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
-    let second = UnixStream::connect(&path).await.unwrap();
-    assert!(SocketHandle::of_unix_since(&before).is_err(), "two are new");
-    drop(second);
 }

@@ -47,10 +47,31 @@ const cases = {
       assert.ok(Math.abs(value - packed.data[1].embedding[at]) < 1e-5);
     });
   },
+  async text_of_the_world() {
+    const messages = [{ role: "system", content: "日本語 👩‍👩‍👧‍👦 é" }, ...asked("[[sim n=40 seed=2]]")];
+    const whole = await client.chat.completions.create({ model, messages });
+    const stream = await client.chat.completions.create({ model, messages, stream: true });
+    assert.equal(await textOf(stream), whole.choices[0].message.content);
+    assert.match(whole.choices[0].message.content, /[\u{10000}-\u{10ffff}]/u);
+  },
+  async tools_streamed() {
+    const messages = asked("[[sim n=1 tools=2]]");
+    const stream = await client.chat.completions.create({ model, messages, stream: true });
+    const calls = [];
+    for await (const chunk of stream) {
+      for (const call of chunk.choices[0]?.delta?.tool_calls ?? []) {
+        calls[call.index] = (calls[call.index] ?? "") + (call.function?.arguments ?? "");
+      }
+    }
+    assert.equal(calls.length, 2);
+    calls.forEach((text) => JSON.parse(text));
+  },
   async models() {
     const ids = [];
     for await (const found of client.models.list()) ids.push(found.id);
-    assert.deepEqual(ids, [model]);
+    assert.deepEqual(ids, [model, "claude"]);
+    assert.equal((await client.models.retrieve(model)).id, model);
+    await assert.rejects(client.models.retrieve("tinny"), OpenAI.NotFoundError);
   },
   async errors() {
     const unknown = client.chat.completions.create({ model: "tinny", messages: asked("x") });
@@ -96,4 +117,5 @@ for (const [name, run] of Object.entries(cases)) {
   await run();
   console.log(`  ${name}: ok, ${Math.round(performance.now() - start)} ms`);
 }
+console.log(`node: ${Object.keys(cases).length} cases passed`);
 process.exit(0);

@@ -30,6 +30,17 @@ def provider_log():
         return [json.loads(line) for line in reply]
 
 
+def await_left(name):
+    """Waits until the provider is left alone by the request of this id."""
+    for _ in range(200):
+        left = [r for r in provider_log() if (r["plan"] or {}).get("script", {}).get("id") == name]
+        if left[0]["ended"]:
+            assert left[0]["ended"]["how"] == "ClientGone", left[0]["ended"]
+            return
+        time.sleep(0.05)
+    raise AssertionError("the provider still sends")
+
+
 def raises(kind, call):
     try:
         call()
@@ -93,7 +104,8 @@ def embeddings():
 
 
 def models():
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert [model.id for model in client.models.list()] == [MODEL, "claude"]
+    raises(openai.NotFoundError, lambda: client.models.retrieve("tinny"))
     assert client.models.retrieve(MODEL).id == MODEL
 
 
@@ -157,13 +169,7 @@ def cancellation():
     )
     next(iter(stream))
     stream.close()
-    for _ in range(200):
-        left = [r for r in provider_log() if (r["plan"] or {}).get("script", {}).get("id") == "left"]
-        if left[0]["ended"]:
-            assert left[0]["ended"]["how"] == "ClientGone", left[0]["ended"]
-            return
-        time.sleep(0.05)
-    raise AssertionError("the provider still sends")
+    await_left("left")
 
 
 def many_streams():
@@ -209,14 +215,94 @@ def unix_socket():
         assert local.chat.completions.create(model=MODEL, messages=asked("[[sim n=1]]")).choices
 
 
-def langchain():
-    chat = ChatOpenAI(model=MODEL, base_url=f"{BASE}/v1", api_key="unused")
-    assert chat.invoke("[[sim n=3]]").content
-    assert sum(1 for chunk in chat.stream("[[sim n=30]]") if chunk.content) > 1
-    vectors = OpenAIEmbeddings(
-        model=MODEL, base_url=f"{BASE}/v1", api_key="unused", check_embedding_ctx_length=False
-    )
-    assert len(vectors.embed_documents(["a", WORLD])) == 2
+def stored():
+    """What a provider stores is refused, and in words."""
+    for call in [
+        lambda: client.responses.retrieve("resp_1"),
+        lambda: client.responses.cancel("resp_1"),
+        lambda: client.files.list(),
+        lambda: client.models.delete(MODEL),
+    ]:
+        error = raises(openai.APIStatusError, call)
+        assert error.status_code in (400, 405) and error.message, error
+
+
+chain = ChatOpenAI(model=MODEL, base_url=f"{BASE}/v1", api_key="unused")
+
+
+def langchain_plain_and_stream():
+    whole = chain.invoke("[[sim n=30 seed=1]]")
+    chunks = [chunk.content for chunk in chain.stream("[[sim n=30 seed=1]]")]
+    assert sum(1 for text in chunks if text) > 1 and "".join(chunks) == whole.content
+    assert whole.usage_metadata["output_tokens"] == 30
+
+
+def langchain_tools():
+    def f() -> str:
+        """Does something."""
+
+    bound = chain.bind_tools([f])
+    assert len(bound.invoke("[[sim n=1 tools=2]]").tool_calls) == 2
+    whole = None
+    for chunk in bound.stream("[[sim n=1 tools=2]]"):
+        whole = chunk if whole is None else whole + chunk
+    assert len(whole.tool_calls) == 2 and not whole.invalid_tool_calls
+
+
+def langchain_embeddings():
+    kinds = [{}, {"model_kwargs": {"encoding_format": "float"}}]
+    packed, plain = [
+        OpenAIEmbeddings(
+            model=MODEL,
+            base_url=f"{BASE}/v1",
+            api_key="unused",
+            check_embedding_ctx_length=False,
+            dimensions=8,
+            **kind,
+        ).embed_documents(["a", WORLD])
+        for kind in kinds
+    ]
+    assert [len(vector) for vector in packed] == [8, 8]
+    for a, b in zip(packed, plain):
+        assert all(abs(x - y) < 1e-5 for x, y in zip(a, b))
+
+
+def langchain_errors_and_retries():
+    other = ChatOpenAI(model="tinny", base_url=f"{BASE}/v1", api_key="unused")
+    assert raises(openai.NotFoundError, lambda: other.invoke("x")).code == "UnknownRoute"
+    broken = "[[sim n=9 gap_us=2000 fault=close_early at=3]]"
+    raises((openai.APIError, httpx.HTTPError, ValueError), lambda: list(chain.stream(broken)))
+    before = len(provider_log())
+    patient = ChatOpenAI(model=MODEL, base_url=f"{BASE}/v1", api_key="unused", max_retries=5)
+    raises(openai.InternalServerError, lambda: patient.invoke("[[sim status=503]]"))
+    attempts = len(provider_log()) - before
+    assert 1 < attempts <= 4, f"{attempts} attempts"
+
+
+def langchain_cancellation():
+    stream = chain.stream("[[sim n=100000 gap_us=2000 id=chain-left]]")
+    next(stream)
+    stream.close()
+    await_left("chain-left")
+
+
+def langchain_many_streams():
+    async def one(number):
+        parts = [c.content async for c in chain.astream(f"[[sim n=20 gap_us=5000 id=l{number}]]")]
+        return "".join(parts)
+
+    async def run():
+        return await asyncio.gather(*(one(n) for n in range(200)))
+
+    texts = asyncio.run(run())
+    assert len(set(texts)) == 200 and all(texts)
+
+
+def langchain_text_of_the_world():
+    prompt = [("system", WORLD), ("user", "[[sim n=40 seed=2]]")]
+    whole = chain.invoke(prompt).content
+    assert "".join(chunk.content for chunk in chain.stream(prompt)) == whole
+    assert any(ord(char) > 0xFFFF for char in whole)
 
 
 claude = anthropic.Anthropic(base_url=BASE, api_key="unused", max_retries=0)
@@ -269,7 +355,82 @@ def anthropic_errors():
 
 
 def anthropic_models():
-    assert [model.id for model in claude.models.list()] == [MODEL]
+    assert [model.id for model in claude.models.list()] == [MODEL, "claude"]
+    assert claude.models.retrieve(MODEL).id == MODEL
+    raises(anthropic.NotFoundError, lambda: claude.models.retrieve("tinny"))
+
+
+def anthropic_tools_streamed():
+    with claude.messages.stream(
+        model=MODEL,
+        max_tokens=64,
+        messages=asked("[[sim n=2 tools=2]]"),
+        tools=[{"name": "f", "input_schema": {"type": "object"}}],
+    ) as stream:
+        message = stream.get_final_message()
+    calls = [block for block in message.content if block.type == "tool_use"]
+    assert len(calls) == 2 and all(isinstance(call.input, dict) for call in calls)
+
+
+def anthropic_retries_do_not_multiply():
+    before = len(provider_log())
+    raises(
+        anthropic.InternalServerError,
+        lambda: claude.with_options(max_retries=5).messages.create(
+            model=MODEL, max_tokens=1, messages=asked("[[sim status=503]]")
+        ),
+    )
+    attempts = len(provider_log()) - before
+    assert 1 < attempts <= 4, f"{attempts} attempts"
+
+
+def anthropic_cancellation():
+    prompt = asked("[[sim n=100000 gap_us=2000 id=claude-left]]")
+    with claude.messages.stream(model=MODEL, max_tokens=64, messages=prompt) as stream:
+        next(iter(stream.text_stream))
+    await_left("claude-left")
+
+
+def anthropic_many_streams():
+    async def one(shared, number):
+        prompt = asked(f"[[sim n=20 gap_us=5000 id=a{number}]]")
+        async with shared.messages.stream(model=MODEL, max_tokens=64, messages=prompt) as stream:
+            return "".join([text async for text in stream.text_stream])
+
+    async def run():
+        limits = httpx.Limits(max_connections=200)
+        http = anthropic.DefaultAsyncHttpxClient(limits=limits)
+        async with anthropic.AsyncAnthropic(
+            base_url=BASE, api_key="unused", http_client=http
+        ) as shared:
+            return await asyncio.gather(*(one(shared, n) for n in range(200)))
+
+    texts = asyncio.run(run())
+    assert len(set(texts)) == 200 and all(texts)
+
+
+def anthropic_text_of_the_world():
+    prompt = dict(
+        model=MODEL, max_tokens=64, system=WORLD, messages=asked("[[sim n=40 seed=2]]")
+    )
+    whole = claude.messages.create(**prompt).content[0].text
+    with claude.messages.stream(**prompt) as stream:
+        assert "".join(stream.text_stream) == whole
+    assert any(ord(char) > 0xFFFF for char in whole)
+
+
+def anthropic_dialect():
+    """The same library at an endpoint of its own dialect: nothing is translated."""
+    message = claude.messages.create(
+        model="claude", max_tokens=64, messages=asked("[[sim n=5 seed=1]]")
+    )
+    assert message.content[0].text and message.usage.output_tokens == 5
+    with claude.messages.stream(
+        model="claude", max_tokens=64, messages=asked("[[sim n=40 seed=2]]")
+    ) as stream:
+        assert stream.get_final_message().usage.output_tokens == 40
+    answer = client.chat.completions.create(model="claude", messages=asked("[[sim n=5 seed=1]]"))
+    assert answer.choices[0].message.content == message.content[0].text
 
 
 CASES = [
@@ -288,12 +449,25 @@ CASES = [
     many_streams,
     text_of_the_world,
     unix_socket,
-    langchain,
+    stored,
+    langchain_plain_and_stream,
+    langchain_tools,
+    langchain_embeddings,
+    langchain_errors_and_retries,
+    langchain_cancellation,
+    langchain_many_streams,
+    langchain_text_of_the_world,
     anthropic_plain,
     anthropic_stream,
     anthropic_tools,
+    anthropic_tools_streamed,
     anthropic_errors,
     anthropic_models,
+    anthropic_retries_do_not_multiply,
+    anthropic_cancellation,
+    anthropic_many_streams,
+    anthropic_text_of_the_world,
+    anthropic_dialect,
 ]
 
 if __name__ == "__main__":
@@ -303,3 +477,4 @@ if __name__ == "__main__":
         start = time.monotonic()
         case()
         print(f"  {case.__name__}: ok, {(time.monotonic() - start) * 1000:.0f} ms", flush=True)
+    print(f"python: {len(CASES)} cases passed")

@@ -11,7 +11,6 @@ use nix::unistd::{ForkResult, fork};
 
 /// Asks for memory that can be written and then executed, in each way that the kernel offers, and
 /// gives it back. What is refused tells why.
-#[must_use]
 pub fn ask_for_new_code() -> [(&'static str, io::Result<()>); 4] {
     const BYTES: usize = 4096;
     let (write, exec) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);

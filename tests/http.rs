@@ -13,6 +13,7 @@
 //! | `hygiene` | bounds, keep-alive, HTTP/2, the drain |
 //! | `unread` | callers over HTTP/2 that make no room for their answers |
 //! | `smuggling` | requests that two readers could understand in two ways |
+//! | `phases` | a caller that leaves before there is an answer, or amid one |
 //! | `recordings` | every recorded stream and refusal, byte for byte |
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -32,6 +33,8 @@ mod disconnect;
 mod hygiene;
 #[path = "http/large.rs"]
 mod large;
+#[path = "http/phases.rs"]
+mod phases;
 #[path = "http/recordings.rs"]
 mod recordings;
 #[path = "http/smuggling.rs"]

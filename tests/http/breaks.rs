@@ -15,6 +15,41 @@ fn http_a_provider_s_refusal_passes_as_it_is() {
     assert_eq!((limited.status, limited.header("retry-after")), (429, Some("200")));
 }
 
+/// What a caller's library reads of an answer's head, it reads here.
+#[test]
+fn http_limits_of_the_provider_are_passed_on() {
+    const TOLD: [(&str, &str); 8] = [
+        ("x-ratelimit-limit-requests", "5000"),
+        ("x-ratelimit-remaining-tokens", "159972"),
+        ("x-ratelimit-reset-tokens", "6m0s"),
+        ("anthropic-ratelimit-requests-remaining", "49"),
+        ("anthropic-ratelimit-tokens-reset", "2026-01-01T00:00:00Z"),
+        ("retry-after-ms", "1500.5"),
+        ("retry-after", "130"),
+        ("x-request-id", "req_1"),
+    ];
+    let fields: String = TOLD.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    for status in [200, 429] {
+        let answer = crate::canned::answer(status, "application/json", b"{\"a\": 1}");
+        let answer = String::from_utf8(answer).unwrap();
+        let answer = answer.replacen("\r\n", &format!("\r\n{fields}set-cookie: a=b\r\n"), 1);
+        let addr = crate::canned::provider(move |_| answer.clone().into_bytes());
+        let tail = format!(
+            "[retry]\nattempts = 1\n[[endpoint]]\nname = \"canned\"\n\
+             base_url = \"http://{addr}/v1\"\n\
+             [[route]]\nmodel = \"canned\"\nendpoints = [{{ name = \"canned\" }}]\n"
+        );
+        let config = Config { tail, ..Config::default() };
+        let world = World::of("", config, ringmain_sim::ProviderConfig::default());
+        let reply = world.post("/v1/embeddings", &json!({"model": "canned", "input": "a"}));
+        assert_eq!((u64::from(reply.status), reply.text()), (status, "{\"a\": 1}"));
+        for (name, value) in TOLD {
+            assert_eq!(reply.header(name), Some(value), "{status}: {name}");
+        }
+        assert_eq!(reply.header("set-cookie"), None);
+    }
+}
+
 /// Retries of the broker and of its caller's library would multiply.
 #[test]
 fn http_what_was_tried_again_is_not_to_be_tried_again() {

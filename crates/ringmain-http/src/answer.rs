@@ -20,15 +20,13 @@ use tokio::time::{Sleep, sleep};
 
 use crate::gather::{Gathered, Gatherer};
 use crate::gauge::Gauge;
+use crate::heartbeat::{HEARTBEAT, Heartbeat};
 use crate::outlet::{Head, Outlet, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::running::Running;
 use crate::shape::{Shape, Words};
 use crate::watch::{Seat, Watch};
 
-/// A comment that a reader of events skips. Without a blank line behind it: some readers take one
-/// for the end of an event.
-const HEARTBEAT: &[u8] = b": x\n";
 /// How long the last event of a broken stream has to leave before the stream is cut off.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -96,7 +94,10 @@ fn until_ready(running: &Running, cx: &mut Context<'_>) -> Poll<Option<Result<()
             let outlet = running.outlet.lock();
             let goes_out = |head: &Head| {
                 // JSON is kept until it is whole, if it is small: what breaks before is an error.
-                !head.is_json || outlet.waiting_bytes() >= WAITING_BYTES_MAX
+                match head.is_json {
+                    true => outlet.waiting_bytes() >= WAITING_BYTES_MAX,
+                    false => outlet.is_due(),
+                }
             };
             match outlet.head.as_ref().is_some_and(goes_out) {
                 true => Poll::Ready(None),
@@ -188,6 +189,12 @@ impl AnswerBody {
         (outlet.waiting_bytes() > 0).then(|| outlet.take())
     }
 
+    /// What waits, if it is to leave before the pipeline has run again.
+    fn due(&self) -> Option<Bytes> {
+        let mut outlet = self.running.outlet.lock();
+        (outlet.waiting_bytes() > 0 && outlet.is_due()).then(|| outlet.take())
+    }
+
     /// What is left, and why nothing follows.
     fn last_words(&self, refusal: &Refusal) -> Option<Bytes> {
         let mut outlet = self.running.outlet.lock();
@@ -209,7 +216,7 @@ impl AnswerBody {
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if let Some(bytes) = self.waiting() {
+        if let Some(bytes) = self.due() {
             return self.give(bytes);
         }
         match self.running.poll(cx) {
@@ -222,7 +229,7 @@ impl AnswerBody {
             }
             Poll::Ready(Some(Err(refusal))) => self.poll_failed(&refusal, cx),
             Poll::Ready(None) => Poll::Ready(Some(Err(Broken))),
-            Poll::Pending => match self.waiting() {
+            Poll::Pending => match self.due() {
                 Some(bytes) => self.give(bytes),
                 None => self.poll_heartbeat(cx),
             },
@@ -252,7 +259,9 @@ impl AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(heartbeat) = &mut self.heartbeat else { return Poll::Pending };
         let is_due = heartbeat.is_due(cx);
-        if is_due && self.running.outlet.lock().is_between_events() {
+        let outlet = self.running.outlet.lock();
+        if is_due && outlet.is_between_events() && outlet.waiting_bytes() == 0 {
+            drop(outlet);
             return self.give(Bytes::from_static(HEARTBEAT));
         }
         Poll::Pending
@@ -275,7 +284,7 @@ impl http_body::Body for AnswerBody {
                 if matches!(polled, Poll::Ready(Some(Ok(_))))
                     && let Some(heartbeat) = &mut self.heartbeat
                 {
-                    heartbeat.is_silent = false;
+                    heartbeat.hears();
                 }
                 polled
             }
@@ -301,29 +310,48 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// Rings after a silence of one to two intervals. What is written only clears a flag: a steady
-/// stream costs no timer operation per piece.
-struct Heartbeat {
-    timer: Pin<Box<Sleep>>,
-    interval: Duration,
-    is_silent: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
 
-impl Heartbeat {
-    fn new(interval: Duration) -> Heartbeat {
-        Heartbeat { timer: Box::pin(sleep(interval)), interval, is_silent: false }
+    use http_body::Body as _;
+    use ringmain_broker::face::{Egress as _, Push};
+    use ringmain_wire::Kind;
+
+    use crate::outlet::OutletEgress;
+
+    /// One event is told of at once, the next two together.
+    async fn burst(mut egress: OutletEgress) -> Result<(), Box<Refusal>> {
+        for (event, is_told) in [(b"a\n\n", true), (b"b\n\n", false), (b"c\n\n", true)] {
+            assert_eq!(egress.push(Kind::Event, 0, event), Ok(Push::Written));
+            if is_told {
+                egress.flush();
+            }
+            tokio::task::yield_now().await;
+        }
+        std::future::pending().await
     }
 
-    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        // Bound: a timer that was set again has not rung.
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let was_silent = std::mem::replace(&mut self.is_silent, true);
-            let next = tokio::time::Instant::now() + self.interval;
-            self.timer.as_mut().reset(next);
-            if was_silent {
-                return true;
+    #[tokio::test]
+    async fn events_of_a_burst_leave_together_when_they_are_told_of() {
+        let (outlet, host) = (Arc::<Mutex<Outlet>>::default(), Gauge::new(0, None));
+        let shape = Shape::OpenAi;
+        let work = Box::pin(burst(OutletEgress { outlet: outlet.clone(), shape }));
+        let running = Arc::new(Running::new(work, outlet, Arc::default(), Some(host.clone())));
+        let _seat = Watch::new().answer(&running, None);
+        let mut body =
+            AnswerBody { running, shape, is_stream: true, heartbeat: None, end: End::Open, _seat };
+        let mut given = Vec::new();
+        for _ in 0..3 {
+            host.begin_round();
+            // The server polls until there is nothing more.
+            let mut cx = Context::from_waker(Waker::noop());
+            while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) {
+                given.push(frame.into_data().unwrap());
             }
+            tokio::task::yield_now().await;
         }
-        false
+        assert_eq!(given, [&b"a\n\n"[..], b"b\n\nc\n\n"]);
     }
 }

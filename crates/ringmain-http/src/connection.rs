@@ -1,6 +1,7 @@
 //! One connection: its task, and what the server library is told about it.
 
 use std::convert::Infallible;
+use std::future::Future as _;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::time::timeout;
 use tower_service::Service as _;
 
+use crate::bell::Part;
 use crate::caller::{self, Peer};
 use crate::exchange;
 use crate::framing::HEAD_BYTES_MAX;
@@ -94,13 +96,15 @@ async fn serve<S: Socket>(
     });
     let io = TokioIo::new(line.clone());
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let (mut drained, drain) = (std::pin::pin!(face.drained()), Part::new());
     let mut drains = false;
     let ended = loop {
         tokio::select! {
-            // The server library sees the end of its caller first where it looks for it.
+            // The server library first: what it reads decides who looks for the end of its caller.
             biased;
+            never = poll_fn(|_| begin_round(&gauge)) => match never {},
             ended = connection.as_mut() => break ended,
-            () = face.drained(), if !drains => {
+            () = poll_fn(|cx| drain.poll(cx, |cx| drained.as_mut().poll(cx))), if !drains => {
                 drains = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -117,6 +121,11 @@ async fn serve<S: Socket>(
         tracing::debug!(%fault, "what came over an HTTP connection was no request");
         let _ = timeout(LINGER, line.linger()).await;
     }
+}
+
+fn begin_round(gauge: &Gauge) -> Poll<Infallible> {
+    gauge.begin_round();
+    Poll::Pending
 }
 
 fn builder() -> Builder<Streams> {

@@ -122,9 +122,11 @@ async fn run(
         .then(|| Gatherer { charger: exchange.charger(), bytes_max: config.body_bytes_max });
     let egress = OutletEgress { outlet: outlet.clone(), shape };
     let work = Box::pin(work(face.clone(), exchange, asked, upload, egress));
-    let running = Arc::new(Running::new(work, outlet, stop));
-    let manner = Manner { shape, heartbeat: config.heartbeat, gatherer };
     let gauge = parts.extensions.get::<Arc<Gauge>>();
+    // Each stream of an HTTP/2 connection has a task of its own.
+    let host = gauge.filter(|_| parts.version < Version::HTTP_2).cloned();
+    let running = Arc::new(Running::new(work, outlet, stop, host));
+    let manner = Manner { shape, heartbeat: config.heartbeat, gatherer };
     answer::of(running, manner, face.watch(), gauge).await
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Gauge {
     pub from: Option<IpAddr>,
     /// The phase, how many requests are being answered, and a count of changes.
     word: AtomicU64,
+    /// How often its task was polled.
+    rounds: AtomicU64,
     /// Several requests at once: what comes beside them need not be one.
     is_http2: AtomicBool,
     /// Whether a caller that may call has called.
@@ -51,6 +53,7 @@ impl Gauge {
             uid,
             from,
             word: AtomicU64::new(HEAD),
+            rounds: AtomicU64::new(0),
             is_http2: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
@@ -77,6 +80,15 @@ impl Gauge {
     /// The task that serves it.
     pub fn runs_in(&self, task: AbortHandle) {
         let _ = self.task.set(task);
+    }
+
+    /// The task is being polled.
+    pub fn begin_round(&self) {
+        self.rounds.fetch_add(1, Relaxed);
+    }
+
+    pub fn round(&self) -> u64 {
+        self.rounds.load(Relaxed)
     }
 
     /// Closes the connection and drops what it was answering.

@@ -17,15 +17,17 @@
 //! | `guard`, `caller` | web pages are refused; who is calling |
 //! | `paths` | which path is answered by what |
 //! | `upload`, `expand`, `ask` | the request's body within its bounds; its route |
-//! | `answer`, `outlet`, `running` | from frames to the body of a response |
+//! | `answer`, `outlet`, `running`, `heartbeat` | from frames to the body of a response |
 //! | `gather` | answers that must be whole before they go out |
 //! | `stream`, `turns` | that its caller reads it |
+//! | `bell` | which part of a task was woken |
 //! | `shape`, `refusal` | errors as the callers' libraries expect them |
 //! | `models`, `metrics` | what the broker answers itself |
 #![forbid(unsafe_code)]
 
 mod answer;
 mod ask;
+mod bell;
 mod caller;
 pub mod config;
 mod connection;
@@ -35,6 +37,7 @@ mod framing;
 mod gather;
 mod gauge;
 mod guard;
+mod heartbeat;
 pub mod key;
 mod line;
 mod metrics;

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -111,8 +112,16 @@ impl<S: Socket> Inner<S> {
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Bound: what is held.
         while self.held.len() < HELD_BYTES_MAX {
-            if !ready!(self.poll_more(cx))? {
-                return Poll::Ready(Ok(()));
+            match self.poll_more(cx)? {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    if !self.held.is_empty() {
+                        // The socket has nothing to tell whoever is to read them.
+                        self.gauge.wakes(cx.waker());
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         let text = format!("more than {HELD_BYTES_MAX} bytes came before the answer");
@@ -121,8 +130,8 @@ impl<S: Socket> Inner<S> {
 
     /// Reads some bytes more to those that are held; false: none will come.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut room = [0; AHEAD_BYTES];
-        let mut buffer = ReadBuf::new(&mut room);
+        let mut room = [MaybeUninit::uninit(); AHEAD_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         self.held.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(!buffer.filled().is_empty()))
@@ -211,11 +220,11 @@ impl<S: Socket> AsyncRead for Line<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
-        if inner.is_owing() {
-            inner.gauge.wakes(cx.waker());
-            return inner.poll_ahead(cx);
+        match inner.is_owing() {
+            // Whoever looks for the end of the caller reads, and wakes this task.
+            true => Poll::Pending,
+            false => inner.poll_read(cx, buffer),
         }
-        inner.poll_read(cx, buffer)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Where the pipeline's frames become bytes of a response. The pipeline pushes into the outlet and
-//! the body of the response takes out of it; both run inside one poll of the HTTP server, so the
-//! lock is never contended and nobody has to be woken.
+//! the body of the response takes out of it; both run in one task, so the lock is never contended.
 
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use memchr::memmem::Finder;
 use parking_lot::Mutex;
 use ringmain_broker::face::{Charged, Egress, Failure, Push};
 use ringmain_wire::frame::Usage;
@@ -23,11 +23,18 @@ pub(crate) const WAITING_BYTES_MAX: usize = 64 * 1024;
 /// Memory is taken in steps of this.
 const STEP_BYTES: usize = 8 * 1024;
 
+/// The name that every error object has.
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+
 /// What the pipeline has written and the server has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Outlet {
     pub head: Option<Head>,
     waiting: BytesMut,
+    /// Whether the pipeline has told of what waits: in a burst it goes on reading before it does.
+    is_told: bool,
+    /// The pipeline, when it waits for room.
+    room: Option<Waker>,
     /// Whether the last byte written is inside of an event.
     is_mid_event: bool,
     /// Whether the last event written is an error of the provider's own.
@@ -56,7 +63,17 @@ pub(crate) struct OutletEgress {
 impl Outlet {
     /// Everything that waits.
     pub fn take(&mut self) -> Bytes {
+        self.is_told = false;
+        if let Some(pipeline) = self.room.take() {
+            pipeline.wake();
+        }
         self.waiting.split().freeze()
+    }
+
+    /// Whether what waits is to leave now. What the pipeline has not told of, it adds to before it
+    /// waits for anything.
+    pub fn is_due(&self) -> bool {
+        self.is_told || self.waiting.len() >= WAITING_BYTES_MAX
     }
 
     pub fn waiting_bytes(&self) -> usize {
@@ -124,17 +141,20 @@ impl Egress for OutletEgress {
         }
     }
 
-    /// The body takes what waits before it polls the pipeline again, so that nobody is woken here.
-    fn poll_room(&mut self, _: &mut Context<'_>, _: u64) -> Poll<Result<(), Failure>> {
-        match self.outlet.lock().waiting.len() < WAITING_BYTES_MAX {
-            true => Poll::Ready(Ok(())),
-            false => Poll::Pending,
+    fn poll_room(&mut self, cx: &mut Context<'_>, _: u64) -> Poll<Result<(), Failure>> {
+        let mut outlet = self.outlet.lock();
+        if outlet.waiting.len() < WAITING_BYTES_MAX {
+            return Poll::Ready(Ok(()));
         }
+        outlet.room = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn release_request(&mut self) {}
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        self.outlet.lock().is_told = true;
+    }
 }
 
 fn ends_event(payload: &[u8]) -> bool {
@@ -144,7 +164,7 @@ fn ends_event(payload: &[u8]) -> bool {
 /// Whether an event says in its provider's words that the answer failed.
 fn tells_error(event: &[u8]) -> bool {
     // Inside of a text the quotes would be escaped, so nearly no other event is looked into.
-    if memchr::memmem::find(event, b"\"error\"").is_none() {
+    if ERROR.find(event).is_none() {
         return false;
     }
     let lines = event.split(|byte| matches!(byte, b'\n' | b'\r'));
@@ -194,7 +214,8 @@ fn fill(headers: &mut HeaderMap, head: &ResponseHead<'_>, shape: Shape) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::task::Waker;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::Wake;
 
     fn egress() -> OutletEgress {
         OutletEgress { outlet: Arc::default(), shape: Shape::OpenAi }
@@ -216,6 +237,41 @@ mod tests {
         assert!(egress.outlet.lock().is_between_events());
         assert_eq!(egress.push(Kind::Event, 0, b"data: torn"), Ok(Push::Written));
         assert!(!egress.outlet.lock().is_between_events());
+    }
+
+    #[test]
+    fn what_was_not_told_of_may_be_added_to() {
+        let mut egress = egress();
+        assert_eq!(egress.push(Kind::Event, 0, b"a\n\n"), Ok(Push::Written));
+        assert!(!egress.outlet.lock().is_due());
+        egress.flush();
+        assert!(egress.outlet.lock().is_due());
+        assert_eq!(egress.push(Kind::Event, 0, b"b\n\n"), Ok(Push::Written));
+        assert!(egress.outlet.lock().is_due(), "what was told of stays due");
+        assert_eq!(egress.outlet.lock().take(), b"a\n\nb\n\n"[..]);
+        let full = vec![b'x'; WAITING_BYTES_MAX];
+        assert!(!egress.outlet.lock().is_due());
+        assert_eq!(egress.push(Kind::Body, 0, &full), Ok(Push::Written));
+        assert!(egress.outlet.lock().is_due(), "nothing can be added");
+    }
+
+    /// The pipeline is asked for more when it was woken, and not before.
+    #[test]
+    fn who_makes_room_wakes_the_pipeline() {
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        let (mut egress, woken) = (egress(), Arc::new(Woken(AtomicBool::new(false))));
+        let waker = Waker::from(woken.clone());
+        let full = vec![b'x'; WAITING_BYTES_MAX];
+        assert_eq!(egress.push(Kind::Body, 0, &full), Ok(Push::Written));
+        assert!(egress.poll_room(&mut Context::from_waker(&waker), 1).is_pending());
+        assert!(!woken.0.load(Relaxed));
+        egress.outlet.lock().take();
+        assert!(woken.0.load(Relaxed));
     }
 
     #[test]

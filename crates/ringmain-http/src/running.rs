@@ -4,12 +4,15 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use ringmain_broker::face::{Failure, Stop, StopCause};
 use ringmain_wire::{Code, Stage};
 
+use crate::bell::Part;
+use crate::gauge::Gauge;
 use crate::outlet::Outlet;
 use crate::refusal::Refusal;
 use crate::turns::Turns;
@@ -27,21 +30,36 @@ enum State {
 /// An exchange and what it has written.
 pub(crate) struct Running {
     work: Mutex<State>,
+    /// The server polls more often than the pipeline is woken.
+    part: Part,
+    /// The connection whose task polls this one, if there is one task for both.
+    host: Option<Arc<Gauge>>,
+    /// In which of its rounds the pipeline ran last.
+    round: AtomicU64,
     pub outlet: Arc<Mutex<Outlet>>,
     stop: Arc<Stop>,
     pub turns: Turns,
 }
 
 impl Running {
-    pub fn new(work: Work, outlet: Arc<Mutex<Outlet>>, stop: Arc<Stop>) -> Running {
-        Running { work: Mutex::new(State::Open(work)), outlet, stop, turns: Turns::default() }
+    pub fn new(
+        work: Work,
+        outlet: Arc<Mutex<Outlet>>,
+        stop: Arc<Stop>,
+        host: Option<Arc<Gauge>>,
+    ) -> Running {
+        let (work, part) = (Mutex::new(State::Open(work)), Part::new());
+        let (round, turns) = (AtomicU64::new(u64::MAX), Turns::default());
+        Running { work, part, host, round, outlet, stop, turns }
     }
 
     /// Runs the pipeline until it has to wait. `None`: it was over before.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<(), Box<Refusal>>>> {
         let mut state = self.work.lock();
         let ended = match &mut *state {
-            State::Open(work) => match work.as_mut().poll(cx) {
+            // A pipeline that lets the task of its provider's connection run is polled behind it.
+            State::Open(_) if self.has_run() => return Poll::Pending,
+            State::Open(work) => match self.part.poll(cx, |cx| work.as_mut().poll(cx)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(ended) => ended,
             },
@@ -50,6 +68,13 @@ impl Running {
         };
         *state = State::Over;
         Poll::Ready(Some(ended))
+    }
+
+    /// Whether it has run in this round of the task. If it was woken since, so was the task.
+    fn has_run(&self) -> bool {
+        let Some(host) = &self.host else { return false };
+        let round = host.round();
+        self.round.swap(round, Relaxed) == round
     }
 
     /// Ends the pipeline, and with it the request upstream: by itself if it has a reason of its own
@@ -78,4 +103,50 @@ impl Running {
 fn given_up() -> Refusal {
     let text = "the answer was not read for too long";
     Refusal::of(Failure::new(Code::SlowConsumer, Stage::Relay, text), String::new(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    /// What runs in the task of a connection, and how often it has run.
+    fn running(host: &Arc<Gauge>) -> (Running, Arc<AtomicU64>) {
+        let runs = Arc::new(AtomicU64::new(0));
+        let counted = runs.clone();
+        let work = poll_fn(move |cx| {
+            counted.fetch_add(1, Relaxed);
+            // Lets other tasks run.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        (Running::new(Box::pin(work), Arc::default(), Arc::default(), Some(host.clone())), runs)
+    }
+
+    #[test]
+    fn a_pipeline_runs_once_in_a_round_of_its_task() {
+        let host = Gauge::new(0, None);
+        let (running, runs) = running(&host);
+        let mut cx = Context::from_waker(Waker::noop());
+        for round in 1..4 {
+            host.begin_round();
+            // The server polls a body again when it has written nothing.
+            for _ in 0..3 {
+                assert!(running.poll(&mut cx).is_pending());
+                assert_eq!(runs.load(Relaxed), round);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_cut_is_told_at_once() {
+        let host = Gauge::new(0, None);
+        let (running, _) = running(&host);
+        let mut cx = Context::from_waker(Waker::noop());
+        host.begin_round();
+        assert!(running.poll(&mut cx).is_pending());
+        running.cut(None);
+        assert!(matches!(running.poll(&mut cx), Poll::Ready(Some(Err(_)))));
+        assert!(matches!(running.poll(&mut cx), Poll::Ready(None)));
+    }
 }

@@ -101,6 +101,14 @@ const cases = {
     }
     assert.fail("the provider still sends");
   },
+  async readme() {
+    const text = readFileSync(process.env.RINGMAIN_README, "utf8");
+    const line = text.match(/^\| JavaScript \| `(.+)` \|$/m)[1];
+    const address = new URL(process.env.RINGMAIN_HTTP).host;
+    const made = new Function("OpenAI", `return ${line.replace("127.0.0.1:8117", address)}`)(OpenAI);
+    assert.equal((await made.chat.completions.create({ model, messages: asked("hi") })).object,
+      "chat.completion");
+  },
   async many_streams() {
     const one = async (n) => {
       const messages = asked(`[[sim n=20 gap_us=5000 id=js${n}]]`);

@@ -4,7 +4,10 @@ import asyncio
 import importlib.metadata
 import json
 import os
+import re
+import subprocess
 import time
+import unittest.mock
 import urllib.request
 
 import anthropic
@@ -15,6 +18,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 BASE = os.environ["RINGMAIN_HTTP"]
 SOCKET = os.environ["RINGMAIN_HTTP_SOCKET"]
 SIM = os.environ["RINGMAIN_SIM"]
+README = os.environ["RINGMAIN_README"]
 MODEL = "tiny"
 WORLD = "日本語 한국어 👩‍👩‍👧‍👦 é"
 
@@ -433,6 +437,28 @@ def anthropic_dialect():
     assert answer.choices[0].message.content == message.content[0].text
 
 
+def readme():
+    """Every line that README.md offers to these libraries and to curl works as it stands."""
+    with open(README) as file:
+        rows = dict(re.findall(r"^\| ([^|]+) \| `(.+)` \|$", file.read(), re.MULTILINE))
+    address = BASE.removeprefix("http://")
+    rows = {name: line.replace("127.0.0.1:8117", address) for name, line in rows.items()}
+    made = {
+        name: eval(rows[name], {**vars(openai), **vars(anthropic), "ChatOpenAI": ChatOpenAI})
+        for name in ["Python", "Python, Anthropic", "LangChain"]
+    }
+    assert made["Python"].chat.completions.create(model=MODEL, messages=asked("hi")).choices
+    assert made["LangChain"].invoke("hi").content
+    claude_of = made["Python, Anthropic"]
+    assert claude_of.messages.create(model=MODEL, max_tokens=9, messages=asked("hi")).content
+    told = subprocess.run(rows["curl"], shell=True, check=True, capture_output=True).stdout
+    assert json.loads(told)["choices"][0]["message"]["content"], told
+    named = {"OPENAI_BASE_URL": f"{BASE}/v1", "ANTHROPIC_BASE_URL": BASE}
+    with unittest.mock.patch.dict(os.environ, named):
+        assert openai.OpenAI(api_key="unused").models.retrieve(MODEL).id == MODEL
+        assert anthropic.Anthropic(api_key="unused").models.retrieve(MODEL).id == MODEL
+
+
 CASES = [
     chat_plain,
     chat_stream,
@@ -468,6 +494,7 @@ CASES = [
     anthropic_many_streams,
     anthropic_text_of_the_world,
     anthropic_dialect,
+    readme,
 ]
 
 if __name__ == "__main__":

@@ -123,10 +123,13 @@ impl SocketHandle {
         if !is_it(copy.as_raw_fd()) {
             return Err(absent());
         }
-        // Urgent data is what nobody sends; that both directions are shut down is told anyway.
+        // That both directions are shut down is told whatever is asked for. What comes in concerns
+        // whoever asks for reading or for urgent data, so that each token would cost one more look
+        // at the socket. Room to write is told to one who found none, and over a Unix socket when
+        // the server reads a request.
         // SAFETY: an `OwnedFd` names one open descriptor, the same at every call, until it is
         // dropped; it is private to the `AsyncFd`, which deregisters before it drops it.
-        let inner = unsafe { AsyncFd::register_with_interest(copy, Interest::PRIORITY)? };
+        let inner = unsafe { AsyncFd::register_with_interest(copy, Interest::WRITABLE)? };
         Ok(SocketHandle { inner, _held: None })
     }
 
@@ -142,10 +145,10 @@ impl SocketHandle {
     /// Waits until both directions are shut down, by whichever side, or the connection broke.
     /// Dropping the future loses nothing. It costs no wake-up while data flows.
     pub async fn hung_up(&self) {
-        // Bound: each round but the last is woken by urgent data, which the provider must send.
+        // Bound: each round but the first and the last comes with room to write that was waited for.
         loop {
-            match self.inner.ready(Interest::PRIORITY).await {
-                Ok(ready) if ready.ready().is_read_closed() => return,
+            match self.inner.ready(Interest::WRITABLE).await {
+                Ok(ready) if ready.ready().is_write_closed() => return,
                 Ok(mut ready) => ready.clear_ready(),
                 Err(_) => return,
             }

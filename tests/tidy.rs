@@ -2,7 +2,7 @@
 //! its crate, a package of the design that nobody uses, a name of one machine.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -207,6 +207,30 @@ fn examples_share_their_build_with_the_product() {
     for (package, features) in without {
         assert_eq!(with[&package], features, "dev-dependencies change features of {package}");
     }
+}
+
+/// Two functions of the crate with unsafe code are sound by what their users do with the bytes.
+#[test]
+fn what_lends_shared_bytes_is_called_where_it_was_judged() {
+    let users = |uses: &dyn Fn(&str) -> bool| {
+        let others = packages().into_iter().filter(|package| package.name != UNSAFE_CRATE);
+        let shipped = |package: Package| {
+            let folder = package.root.join("src");
+            package.sources().into_iter().filter(move |path| path.starts_with(&folder))
+        };
+        let using = |path: &PathBuf| uses(&code_only(&fs::read_to_string(path).unwrap()));
+        others.flat_map(shipped).filter(using).collect::<BTreeSet<_>>()
+    };
+    let crates =
+        |names: &[&str]| names.iter().map(|name| root().join("crates").join(name)).collect();
+    // Whoever listens is come to by strangers: applications alone take a writer's word.
+    let trusting = users(&|code| has_word(code, "connect_trusting"));
+    let judged = ["ringmain-client/src/attach.rs", "ringmain-bench/src/roles/meet.rs"];
+    assert_eq!(trusting, crates(&judged), "see `TrustedMap`");
+    // Bytes of a stranger, for the HTTP client alone.
+    let named = |part: &str| part.contains("ringmain_shm") && has_word(part, "lend");
+    let lending = users(&|code| code.split(';').any(named));
+    assert_eq!(lending, crates(&["ringmain-broker/src/intake.rs"]), "see the module `lend`");
 }
 
 #[test]

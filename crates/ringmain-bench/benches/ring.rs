@@ -8,7 +8,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringmain_ring::{
     Arena, Armed, LaneReader, LaneWriter, Push, Ring, SubmissionReader, SubmissionWriter,
 };
-use ringmain_shm::{Compat, OwnSegment, PeerSegment, ReadMap, TrustedMap, WriteMap};
+use ringmain_shm::{
+    Compat, Control, Listener, OwnSegment, PeerSegment, ReadMap, TrustedMap, WriteMap,
+};
 use ringmain_wire::limits::{ARENA_BYTES_DEFAULT, LANE_BYTES_DEFAULT, LANE_BYTES_MAX};
 use ringmain_wire::{Entry, ExchangeId, Geometry, Kind, LaneId};
 
@@ -29,14 +31,18 @@ impl Segments {
         let uid = ringmain_shm::own_uid();
         let theirs = PeerSegment::create("bench", geometry.caller_bytes(), &compat).unwrap();
         let ours = OwnSegment::create("bench", geometry.responder_bytes(), uid, &compat).unwrap();
-        let responder_seen = ReadMap::attach(ours.fd, geometry.responder_bytes()).unwrap();
+        // Both sides are this thread, which chose itself.
+        let dir = tempfile::tempdir().unwrap();
+        let _listener = Listener::bind(&dir.path().join("s"), 0o600, None).unwrap();
+        let (_control, trust) = Control::connect_trusting(&dir.path().join("s")).unwrap();
+        let bytes = geometry.responder_bytes();
         Segments {
             geometry,
             lane: geometry.lane(0).unwrap(),
             caller: WriteMap::attach(theirs.fd, geometry.caller_bytes()).unwrap(),
             caller_seen: theirs.map,
             responder: ours.map,
-            responder_seen: responder_seen.trust(),
+            responder_seen: TrustedMap::attach(ours.fd, bytes, &trust).unwrap(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringmain_policy::Backoff;
 use ringmain_shm::{
-    Bell, Control, ForkMark, Peer, ReadMap, Received, Ringer, Sleeper, TrustedMap, WriteMap,
+    Bell, Control, ForkMark, Peer, Received, Ringer, Sleeper, Trust, TrustedMap, WriteMap,
     bell_pair, monotonic_ns,
 };
 use ringmain_wire::control::{ControlError, Hello, Message, Role, Welcome};
@@ -51,6 +51,7 @@ pub(crate) struct Clock {
 pub(crate) struct Knock {
     pub(crate) control: Control,
     pub(crate) peer: Peer,
+    trust: Trust,
     role: Role,
     fork: ForkMark,
 }
@@ -95,7 +96,8 @@ pub(crate) fn attach(config: &Config, deadline_ns: Option<u64>) -> Result<Attach
 impl Knock {
     /// Connects to the first socket that answers and says Hello.
     pub(crate) fn send(config: &Config) -> Result<Knock> {
-        let control = connect(config)?;
+        // The broker of this host is the one party that a process on it trusts.
+        let (control, trust) = connect(config)?;
         let io = |error| lost("the broker's socket failed", error);
         let peer = control.peer(&config.compat).map_err(io)?;
         let now_ns = monotonic_ns();
@@ -106,7 +108,7 @@ impl Knock {
         hello.credential.clone_from(&config.credential);
         let role = hello.role;
         control.send(&Message::Hello(hello).encode(), &[]).map_err(io)?;
-        Ok(Knock { control, peer, role, fork: ForkMark::new().map_err(io)? })
+        Ok(Knock { control, peer, trust, role, fork: ForkMark::new().map_err(io)? })
     }
 
     /// Takes the answer, if it is there.
@@ -135,8 +137,8 @@ impl Knock {
             Role::Responder => (responder_bytes, caller_bytes),
         };
         let own = WriteMap::attach(own, own_bytes).map_err(|error| bad(error.to_string()))?;
-        let theirs =
-            ReadMap::attach(theirs, their_bytes).map_err(|error| bad(error.to_string()))?;
+        let theirs = TrustedMap::attach(theirs, their_bytes, &self.trust)
+            .map_err(|error| bad(error.to_string()))?;
         // Later faults on these pages would fall into the first exchange. It may fail: a kernel
         // that cannot do it faults them in one by one.
         let _ = own.populate(0, POPULATE_BYTES.min(own.len()));
@@ -144,8 +146,7 @@ impl Knock {
         Ok(Attachment {
             welcome,
             own,
-            // The broker of this host is the one party that a process on it trusts.
-            theirs: theirs.trust(),
+            theirs,
             bell: Bell::from_fd(bell),
             ringer: Ringer::write(broker_bell),
             control: self.control,
@@ -192,11 +193,11 @@ fn lost(what: &str, source: io::Error) -> Error {
     Error::new(Code::BrokerGone, Stage::Attach, text).with_source(source)
 }
 
-fn connect(config: &Config) -> Result<Control> {
+fn connect(config: &Config) -> Result<(Control, Trust)> {
     let mut tried: Vec<(PathBuf, io::Error)> = Vec::new();
     for path in discover::candidates(config.socket.as_deref()) {
-        match Control::connect(&path) {
-            Ok(control) => return Ok(control),
+        match Control::connect_trusting(&path) {
+            Ok(connected) => return Ok(connected),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let text = format!(
                     "{} may not be opened by this user; ask for membership in its group",

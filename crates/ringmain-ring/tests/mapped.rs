@@ -10,7 +10,9 @@
 use std::thread;
 
 use ringmain_ring::{LaneReader, LaneWriter, Push, SubmissionReader, SubmissionWriter};
-use ringmain_shm::{Compat, OwnSegment, PeerSegment, ReadMap, TrustedMap, WriteMap, own_uid};
+use ringmain_shm::{
+    Compat, Control, Listener, OwnSegment, PeerSegment, ReadMap, TrustedMap, WriteMap, own_uid,
+};
 use ringmain_wire::{Entry, Geometry, Kind, LaneId, Submission};
 
 const EXCHANGES: u64 = 20;
@@ -28,13 +30,18 @@ fn session(geometry: Geometry) -> Session {
     let compat = Compat::default();
     let own = OwnSegment::create("lanes", geometry.responder_bytes(), own_uid(), &compat).unwrap();
     let peer = PeerSegment::create("arena", geometry.caller_bytes(), &compat).unwrap();
-    let seen = ReadMap::attach(own.fd.try_clone().unwrap(), geometry.responder_bytes()).unwrap();
+    // The broker is a thread of this process, chosen like any other.
+    let dir = tempfile::tempdir().unwrap();
+    let _listener = Listener::bind(&dir.path().join("s"), 0o600, None).unwrap();
+    let (_control, trust) = Control::connect_trusting(&dir.path().join("s")).unwrap();
+    let responder_bytes = geometry.responder_bytes();
+    let seen = TrustedMap::attach(own.fd.try_clone().unwrap(), responder_bytes, &trust).unwrap();
     let caller = WriteMap::attach(peer.fd.try_clone().unwrap(), geometry.caller_bytes()).unwrap();
     Session {
         responder: own.map.clone(),
         caller_seen: peer.map.clone(),
         caller,
-        responder_seen: seen.trust(),
+        responder_seen: seen,
     }
 }
 

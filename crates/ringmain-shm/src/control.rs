@@ -17,6 +17,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use ringmain_wire::limits::CONTROL_FDS_MAX;
 
+use crate::map::Trust;
 use crate::peer::Peer;
 use crate::segment::Compat;
 
@@ -52,6 +53,15 @@ impl Control {
         connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
         Ok(Control { fd })
+    }
+
+    /// Connects as a process that takes the listener's word, and may borrow what it writes: who
+    /// names the path chooses whom to believe.
+    ///
+    /// # Errors
+    /// As for [`Control::connect`].
+    pub fn connect_trusting(path: &Path) -> io::Result<(Control, Trust)> {
+        Control::connect(path).map(|control| (control, Trust::of_a_listener()))
     }
 
     /// Two connected ends.

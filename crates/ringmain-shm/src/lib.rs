@@ -62,7 +62,7 @@ pub use fork::ForkMark;
 #[cfg(feature = "lend")]
 pub use lend::lend;
 pub use listener::{BindError, Listener, StreamListener};
-pub use map::{ReadMap, TrustedMap, WriteMap};
+pub use map::{ReadMap, Trust, TrustedMap, WriteMap};
 pub use peer::Peer;
 pub use process::{monotonic_ns, own_uid, raise_nofile, thread_cpu_ns};
 #[cfg(feature = "tokio")]

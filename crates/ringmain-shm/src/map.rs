@@ -6,8 +6,8 @@
 //! | [`TrustedMap`] | another process that is trusted to leave lent bytes alone | also slices |
 //! | [`WriteMap`] | this process alone | word loads and stores, copies |
 //!
-//! No Rust reference ever covers bytes that a hostile process may write: a reference promises the
-//! compiler that the bytes behind it stand still. All access goes through atomic words of 8 bytes,
+//! A reference promises the compiler that the bytes behind it stand still, so none covers bytes
+//! that a hostile process may write (but for the fenced type in `lend`). All access goes through atomic words of 8 bytes,
 //! which promise nothing of the kind. On a page that is mapped read-only the standard library
 //! guarantees relaxed loads of at most a word, no stronger ordering; an acquire is therefore a
 //! relaxed load and a fence, and the fence belongs to the protocol above this crate.
@@ -99,13 +99,6 @@ impl ReadMap {
         self.region.copy_out(offset, out);
     }
 
-    /// Declares the writer trusted, so that its bytes may be borrowed in place. For an application
-    /// that reads what its broker writes; never for what a broker reads.
-    #[must_use]
-    pub fn trust(self) -> TrustedMap {
-        TrustedMap(self)
-    }
-
     /// The addresses that the mapping takes, for tests that ask where a slice stands.
     #[must_use]
     pub fn address_range(&self) -> Range<usize> {
@@ -125,10 +118,47 @@ impl ReadMap {
 }
 
 /// Memory that a trusted process writes. Cheap to clone. All that a [`ReadMap`] offers, and slices.
+///
+/// # Why a slice stands still
+/// A slice is sound while nobody writes behind it. Three could:
+///
+/// 1. This process. Its mapping is read-only, and the segment came from the peer it connected to.
+/// 2. A third process. A segment is handed to the two sides of its session and to nobody else, and
+///    the kernel keeps it at one writer ([`segment`](crate::segment)).
+/// 3. The writer, by the rules of the rings: it reuses the lines of a published frame once the
+///    reader's cursor has passed them, and the reader moves its cursor in a call that ends all
+///    borrows. The models of `ringmain-ring` check both sides of that.
+///
+/// The third is the writer's word, and no type can stand for another process. That is what
+/// [`Trust`] is about: only a process that chose its peer can make a map that lends, so that
+/// whoever is come to by strangers, the broker above all, has no way to. A broker that breaks the
+/// rule breaks the answers of those that chose it, which it writes anyhow.
 #[derive(Clone, Debug)]
 pub struct TrustedMap(ReadMap);
 
+/// Proof that this process went to its peer and was not come to: it connected to a path of its own
+/// choice, and so takes the word of whoever listens there. Made by
+/// [`Control::connect_trusting`](crate::Control::connect_trusting) and by nothing else.
+///
+/// ```compile_fail,E0423
+/// let trust = ringmain_shm::Trust(());
+/// ```
+#[derive(Debug)]
+pub struct Trust(());
+
+impl Trust {
+    pub(crate) fn of_a_listener() -> Trust {
+        Trust(())
+    }
+}
+
 impl TrustedMap {
+    /// Maps a segment that the trusted peer passed, after its seals and its size were found as
+    /// agreed. The descriptor is closed: the mapping does not need it.
+    pub fn attach(fd: OwnedFd, bytes: usize, _peer: &Trust) -> Result<TrustedMap, AttachError> {
+        ReadMap::attach(fd, bytes).map(TrustedMap)
+    }
+
     /// Borrows bytes in place. The range is the payload of one published frame that was not
     /// released yet: the trusted writer leaves it alone until the reader's cursor has passed it.
     ///
@@ -138,9 +168,8 @@ impl TrustedMap {
     #[must_use]
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let start = self.0.region.checked_ptr(offset, len);
-        // SAFETY: inside the mapping, which lives as long as `self`; any bytes are valid `u8`. That
-        // they stand still while the slice lives is what `trust` declared: this process can not
-        // write them, and the writer, trusted, reuses a line only after the reader released it.
+        // SAFETY: inside the mapping, which lives as long as `self`; any bytes are valid `u8`. Why
+        // they stand still while the slice lives is said at the type.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 

@@ -1,7 +1,7 @@
 //! Word accesses and copies, compared with a plain vector.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use ringmain_shm::{Compat, OwnSegment, ReadMap, WriteMap};
+use ringmain_shm::{Compat, Control, Listener, OwnSegment, ReadMap, Trust, TrustedMap, WriteMap};
 
 const BYTES: usize = 4096;
 
@@ -11,9 +11,19 @@ fn maps() -> (WriteMap, ReadMap) {
     (own.map, read)
 }
 
+/// Of a test that is both sides, and keeps the rules on both.
+fn trust() -> Trust {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _listener = Listener::bind(&path, 0o600, None).unwrap();
+    Control::connect_trusting(&path).unwrap().1
+}
+
 #[test]
 fn map_copies_every_offset_and_length_like_a_vector() {
-    let (write, read) = maps();
+    let own = OwnSegment::create("map", BYTES, u32::MAX - 1, &Compat::default()).unwrap();
+    let (write, fd) = (own.map, own.fd.try_clone().unwrap());
+    let read = ReadMap::attach(own.fd, BYTES).unwrap();
     let mut model = vec![0u8; BYTES];
     let mut value = 0u8;
     for base in [0, BYTES - 64] {
@@ -36,7 +46,7 @@ fn map_copies_every_offset_and_length_like_a_vector() {
     let mut all = vec![0; BYTES];
     write.copy_out(0, &mut all);
     assert_eq!(all, model);
-    assert_eq!(read.trust().bytes(0, BYTES), model);
+    assert_eq!(TrustedMap::attach(fd, BYTES, &trust()).unwrap().bytes(0, BYTES), model);
 }
 
 #[test]
@@ -87,7 +97,8 @@ fn map_refuses_a_copy_over_its_end() {
 #[test]
 #[should_panic(expected = "access of 18446744073709551615 bytes")]
 fn map_refuses_a_slice_of_any_length() {
-    let map = maps().1.trust();
+    let own = OwnSegment::create("map", BYTES, u32::MAX - 1, &Compat::default()).unwrap();
+    let map = TrustedMap::attach(own.fd, BYTES, &trust()).unwrap();
     let _ = map.bytes(1, usize::MAX);
 }
 

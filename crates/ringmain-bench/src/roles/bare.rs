@@ -91,8 +91,8 @@ impl BareWriter {
 }
 
 impl BareReader {
-    pub(crate) fn new(own: WriteMap, peer: ReadMap, shape: BareShape) -> BareReader {
-        BareReader { own, peer: peer.trust(), shape, read: 0, slot: 0, published: 0 }
+    pub(crate) fn new(own: WriteMap, peer: TrustedMap, shape: BareShape) -> BareReader {
+        BareReader { own, peer, shape, read: 0, slot: 0, published: 0 }
     }
 
     /// The next record in place, if it is there. The one before is given back with its quarter.

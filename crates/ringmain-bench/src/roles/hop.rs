@@ -7,11 +7,11 @@ use std::sync::atomic::{Ordering, fence};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{read, write};
 use ringmain_client::{Config, Session, Wait};
-use ringmain_shm::monotonic_ns;
+use ringmain_shm::{ReadMap, monotonic_ns};
 use serde::{Deserialize, Serialize};
 
 use super::answer;
-use super::meet::{Meet, Shared, receive};
+use super::meet::{Meet, receive};
 use crate::error::{Result, Tried};
 use crate::harness::Latency;
 use crate::harness::latency::Buckets;
@@ -103,7 +103,7 @@ pub(crate) fn cache_echo(meet: &Meet) -> Result<()> {
     let mut next = 1;
     // Bound: the life of the parent, which ends this process when the other one is done.
     loop {
-        await_word(&shared, next);
+        await_word(&shared.peer, next);
         shared.own.store_release(WORD, next);
         next += 1;
     }
@@ -116,14 +116,14 @@ pub(crate) fn cache_ping(told: &Ping) -> Result<()> {
     answer(&measure(told.pace, || {
         next += 1;
         shared.own.store_release(WORD, next);
-        await_word(&shared, next);
+        await_word(&shared.peer, next);
         Ok(())
     })?)
 }
 
 /// Spins without a pause: on two idle cores nothing is faster.
-fn await_word(shared: &Shared, value: u64) {
-    while shared.peer.load(WORD) != value {}
+fn await_word(peer: &ReadMap, value: u64) {
+    while peer.load(WORD) != value {}
     fence(Ordering::Acquire);
 }
 

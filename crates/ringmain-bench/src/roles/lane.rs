@@ -116,8 +116,7 @@ fn read_lane(told: &Transfer, clock: &mut Clock) -> Result<()> {
     let shared = told.meet.join_shared(geometry.caller_bytes(), geometry.responder_bytes())?;
     // Invariant: every geometry has a lane 0.
     let Some(lane) = geometry.lane(0) else { return Ok(()) };
-    let responder = shared.peer.clone().trust();
-    let mut reader = LaneReader::new(shared.own.clone(), responder, geometry, lane);
+    let mut reader = LaneReader::new(shared.own.clone(), shared.peer.clone(), geometry, lane);
     while clock.runs() {
         match reader.next() {
             Ok(Some(frame)) => clock.count(frame.payload),

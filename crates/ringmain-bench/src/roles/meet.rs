@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringmain_shm::{
-    Compat, Control, Listener, OwnSegment, PeerSegment, ReadMap, WriteMap, own_uid,
+    Compat, Control, Listener, OwnSegment, PeerSegment, ReadMap, TrustedMap, WriteMap, own_uid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +19,11 @@ pub(crate) struct Meet {
     pub path: PathBuf,
 }
 
-/// One side of two segments with one writer each.
+/// One side of two segments with one writer each. The side that joins may borrow.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Shared<M = ReadMap> {
     pub own: WriteMap,
-    pub peer: ReadMap,
+    pub peer: M,
     /// Keeps the connection until the end, so that either side sees the other's.
     _control: Control,
 }
@@ -42,7 +42,11 @@ impl Meet {
 
     /// Connects to the process that is there.
     pub(crate) fn join(&self) -> Result<Control> {
-        Control::connect(&self.path).tried(format!("connecting to {}", self.path.display()))
+        Control::connect(&self.path).tried(self.connecting())
+    }
+
+    fn connecting(&self) -> String {
+        format!("connecting to {}", self.path.display())
     }
 
     /// Makes both segments and passes them on.
@@ -58,12 +62,16 @@ impl Meet {
     }
 
     /// Takes the segments that the host made: its peer segment is the one written here.
-    pub(crate) fn join_shared(&self, own_bytes: usize, peer_bytes: usize) -> Result<Shared> {
-        let control = self.join()?;
+    pub(crate) fn join_shared(
+        &self,
+        own_bytes: usize,
+        peer_bytes: usize,
+    ) -> Result<Shared<TrustedMap>> {
+        let (control, trust) = Control::connect_trusting(&self.path).tried(self.connecting())?;
         let [peer, own] = receive(&control)?;
         let bad = |error: ringmain_shm::AttachError| BenchError::NotIntact(error.to_string());
         let own = WriteMap::attach(own, own_bytes).map_err(bad)?;
-        let peer = ReadMap::attach(peer, peer_bytes).map_err(bad)?;
+        let peer = TrustedMap::attach(peer, peer_bytes, &trust).map_err(bad)?;
         Ok(Shared { own, peer, _control: control })
     }
 }

@@ -4,6 +4,7 @@
 //! ones, and any seed again.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
 /// Plays a run and returns what it said.
@@ -25,6 +26,30 @@ fn chaos_keeps_the_contract() {
     assert!(is_kept, "{said}");
     assert!(said.contains("\n0 violations\n"), "{said}");
     println!("{said}");
+}
+
+/// A run is longer than most builds take.
+#[test]
+fn chaos_goes_on_when_its_program_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("ringmain");
+    std::fs::copy(env!("CARGO_BIN_EXE_ringmain"), &program).unwrap();
+    let mut run = Command::new(&program)
+        .args(["sim", "--chaos", "--seed", "5", "--minutes", "0.02"])
+        .env_remove("RINGMAIN_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("seed 5: "));
+    std::fs::remove_file(&program).unwrap();
+    let said: Vec<_> = lines.map_while(Result::ok).collect();
+    let mut errors = String::new();
+    run.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(run.wait().unwrap().success(), "{said:?} {errors}");
+    assert_eq!(said.last().map(String::as_str), Some("0 violations"));
 }
 
 #[test]

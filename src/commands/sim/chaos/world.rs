@@ -2,8 +2,9 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -94,14 +95,10 @@ impl World {
 
     fn start_broker(&mut self) -> Result<(), Failed> {
         let log = File::options().create(true).append(true).open(self.folder.join("broker.log"))?;
-        let broker = ringmain()?
-            .args(["serve", "--config"])
-            .arg(self.config())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
-        self.broker = Some(broker);
+        let mut serve = ringmain();
+        serve.args(["serve", "--config"]).arg(self.config());
+        serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.broker = Some(ran(serve.spawn())?);
         wait_for("the broker starts", || Ok(ringmain_shm::Control::connect(&self.socket()).is_ok()))
     }
 
@@ -119,7 +116,7 @@ impl World {
     /// Starts a process of callers.
     pub fn load(&mut self, process: u64, load: &Load) -> Result<(), Failed> {
         let records = self.folder.join(format!("records-{process}"));
-        let mut drive = ringmain()?;
+        let mut drive = ringmain();
         drive.arg("drive").arg("--socket").arg(self.socket());
         drive.args(["--model", load.route, "--mode", load.mode, "--submissions"]);
         for (key, value) in [
@@ -133,14 +130,9 @@ impl World {
         if let Some(after) = load.cancel_after {
             drive.args(["--cancel-after", &after.to_string()]);
         }
-        let child = drive
-            .args(["--prompt", &load.prompt()])
-            .arg("--out")
-            .arg(&records)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        drive.args(["--prompt", &load.prompt()]).arg("--out").arg(&records);
+        drive.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = ran(drive.spawn())?;
         let kill_at = load.kill_after_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
         self.clients.push(Client { child, process, records, kill_at });
         Ok(())
@@ -197,8 +189,9 @@ impl World {
     }
 
     fn status(&self) -> Result<Value, Failed> {
+        let mut status = ringmain();
         let output =
-            ringmain()?.args(["status", "--json", "--socket"]).arg(self.socket()).output()?;
+            ran(status.args(["status", "--json", "--socket"]).arg(self.socket()).output())?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
         }
@@ -219,11 +212,18 @@ impl Drop for World {
     }
 }
 
-/// This program, to be run once more.
-fn ringmain() -> Result<Command, Failed> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--with-parent").env_remove("RINGMAIN_SOCKET").env_remove("NOTIFY_SOCKET");
-    Ok(command)
+/// This program, to be run once more. Named by what runs and not by its file, so that it is the
+/// same one to the end of a long run, whatever is built or removed meanwhile.
+fn ringmain() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("ringmain").arg("--with-parent");
+    command.env_remove("RINGMAIN_SOCKET").env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// What came of running it.
+fn ran<T>(result: io::Result<T>) -> Result<T, Failed> {
+    result.map_err(|error| format!("this program could not be run once more: {error}").into())
 }
 
 /// Everything that a broker holds for somebody, which is nothing in the end.

@@ -395,16 +395,17 @@ impl Broker {
         self.live.content_bytes.fetch_add(record.bytes, Relaxed);
         match verdict {
             Ok(_) => _ = self.live.ended.fetch_add(1, Relaxed),
-            // Whoever goes away, however early, was refused nothing.
-            Err(failure)
-                if record.is_dispatched
-                    || matches!(failure.code, Code::Cancelled | Code::SessionClosed) =>
-            {
+            Err(failure) if record.is_dispatched || is_own_end(failure.code) => {
                 self.live.failed(failure.code);
             }
             Err(failure) => self.live.refused(failure.code),
         }
     }
+}
+
+/// Whoever goes away, or comes with no time left, was refused nothing, however early that is.
+fn is_own_end(code: Code) -> bool {
+    matches!(code, Code::Cancelled | Code::DeadlineExceeded | Code::SessionClosed)
 }
 
 impl Drop for ListedProducer {

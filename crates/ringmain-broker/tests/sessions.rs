@@ -351,6 +351,13 @@ async fn requests_that_no_route_or_rule_takes_are_refused_with_a_reason() {
     caller.request_until(0, Mode::Deltas, &head("tiny"), b"", past);
     assert_eq!(caller.finish(0).await.code(), Code::DeadlineExceeded);
     assert_eq!(provider.seen.requests.load(SeqCst), 0);
+    // Its caller's own time was over: nobody refused it anything.
+    let counted = || served.broker.snapshot();
+    until(|| counted().failures == [(Code::DeadlineExceeded, 1)]).await;
+    let refused = counted().refusals.into_iter().map(|(code, _)| code).collect::<Vec<_>>();
+    let codes = [Code::UnknownRoute, Code::NotAllowed, Code::InvalidHead, Code::BodyTooLarge];
+    assert_eq!(refused.len(), codes.len(), "{refused:?}");
+    assert!(codes.iter().all(|code| refused.contains(code)), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -194,6 +194,39 @@ fn http_a_drain_finishes_what_runs_and_takes_nothing_new() {
 }
 
 #[test]
+fn http_a_drain_finishes_the_streams_of_http2() {
+    let mut world = World::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+        let url = format!("http://{}/v1/chat/completions", world.addr);
+        let body = chat("n=40 gap_us=20000").to_string();
+        let call = client.post(&url).header("content-type", "application/json").body(body);
+        let running = call.send().await.unwrap();
+        world.broker.signal(Signal::SIGTERM);
+        let text = running.text().await.unwrap();
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    });
+    assert!(world.broker.wait().success());
+}
+
+/// Who asks for leave to send a body is given it, once, and the connection goes on.
+#[test]
+fn http_leave_to_send_a_body_is_given() {
+    let world = World::start();
+    let mut connection = world.connect();
+    let body = plain("n=1").to_string();
+    for _ in 0..2 {
+        let told = format!("content-length: {}\r\nexpect: 100-continue\r\n\r\n", body.len());
+        connection.send(format!("{HEAD}{told}").as_bytes());
+        assert_eq!(connection.head().status, 100);
+        connection.send(body.as_bytes());
+        let reply = connection.reply();
+        assert_eq!((reply.status, reply.is_whole), (200, true));
+    }
+}
+
+#[test]
 fn http_a_drain_that_takes_too_long_is_told_to_the_caller() {
     let config = Config { broker: "drain = \"300ms\"".to_owned(), ..Config::default() };
     let mut world = World::of("", config, ringmain_sim::ProviderConfig::default());

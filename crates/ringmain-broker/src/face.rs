@@ -225,6 +225,11 @@ impl Drop for Exchange {
 }
 
 impl Ended {
+    /// Whether something may be left behind the terminal marker: else there is nothing to settle.
+    pub fn has_rest(&self) -> bool {
+        self.rest.as_ref().is_some_and(|(rest, _)| !rest.is_over())
+    }
+
     /// Reads what is left behind the terminal marker of the answer, for at most a second, so that
     /// its connection can be used again. To be called after the caller was told.
     pub async fn settle(self) {

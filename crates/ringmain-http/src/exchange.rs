@@ -184,6 +184,9 @@ async fn work(
 /// Reads what is left behind the end of a provider's answer. It mostly came together with the end;
 /// else it is waited for beside the response.
 fn settle(ended: Ended) {
+    if !ended.has_rest() {
+        return;
+    }
     let mut rest = Box::pin(ended.settle());
     let polled = rest.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     if matches!(polled, Poll::Pending) {

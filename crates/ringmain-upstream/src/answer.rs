@@ -212,6 +212,11 @@ impl AnswerBody {
         }
     }
 
+    /// Whether it was read to its end.
+    pub fn is_over(&self) -> bool {
+        self.flow.is_none() && self.peeked.is_empty()
+    }
+
     /// Reads what is left behind the terminal marker, so that an HTTP/1.1 connection can be used
     /// again; gives up at 64 KiB. Dropping the body instead burns the connection. It waits for
     /// the provider: put a time limit around it.

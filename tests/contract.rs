@@ -23,7 +23,7 @@ use ringmain_sim::hostile::Hostile;
 use ringmain_sim::{Fault, Provider, ProviderConfig, Script};
 
 use common::record::{Plan, assert_kept, history, print};
-use common::{Broker, Config as BrokerFile, child_of, child_script, eventually};
+use common::{Broker, Config as BrokerFile, Crew, child_of, child_script, eventually};
 
 fn world() -> (Provider, Broker) {
     world_with(BrokerFile::default())
@@ -513,18 +513,6 @@ fn greedy_process() {
     };
     let threads: Vec<_> = (0..script.parse().unwrap()).map(ask).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-}
-
-/// Child processes that end with the test, however it ends.
-struct Crew(Vec<Child>);
-
-impl Drop for Crew {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 #[test]

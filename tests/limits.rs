@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use ringmain_client::{ChatBody, Client, Code, Mode, Request, Stage};
 use ringmain_sim::{Provider, ProviderConfig, ProviderRecord, Script};
 
 use common::record::{Plan, assert_kept, history};
-use common::{Broker, Config as BrokerFile, child_of, child_script, eventually};
+use common::{Broker, Config as BrokerFile, Crew, child_of, child_script, eventually};
 
 /// Time that a request may be on its way from its permit to the provider's log on a loaded host.
 /// What a limit let through in one window may arrive in one that is shorter by this.
@@ -28,18 +28,6 @@ fn world(limits: &str) -> (Provider, Broker) {
 
 fn file(limits: &str) -> BrokerFile {
     BrokerFile { tail: limits.to_owned(), ..BrokerFile::default() }
-}
-
-/// Child processes that end with the test, however it ends.
-struct Crew(Vec<Child>);
-
-impl Drop for Crew {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 /// Not a test by itself: a process whose threads ask without a pause until it is killed.

@@ -6,6 +6,7 @@
 pub mod in_process;
 pub mod peer;
 pub mod proc;
+pub mod quota;
 pub mod record;
 
 use std::fs::{self, File};
@@ -16,6 +17,18 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// Child processes that end with the test, however it ends.
+pub struct Crew(pub Vec<Child>);
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
 
 /// Longest wait for something that must happen; only a failing test ever reaches it.
 pub const WATCHDOG: Duration = Duration::from_secs(30);

@@ -12,15 +12,15 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ringmain_broker::counters::{Snapshot, segment_name};
-use ringmain_client::{ChatBody, Client, Code, Config, Geometry, Mode, Request, Session};
+use ringmain_client::{Client, Code, Mode};
 use ringmain_shm::monotonic_ns;
-use ringmain_sim::contract::{CallerRecord, Death, End, Gauge, History};
+use ringmain_sim::contract::{CallerRecord, Death, End, History};
 use ringmain_sim::{Provider, ProviderConfig, Script};
 
 use super::random::{Random, kills, seed};
 use super::tape::{Phase, Reel};
 use crate::common::proc::holdings_at_rest;
+use crate::common::quota::{COUNTERS, Quota, RELEASE, at_rest, counters};
 use crate::common::record::{Plan, assert_kept};
 use crate::common::{self, Broker, WATCHDOG, child_of, eventually, report, wait_until};
 
@@ -35,13 +35,7 @@ const FIRST_SURVIVOR: u64 = 1_000_000;
 
 /// What one uid may hold here: what the run needs at once, and far less than what all its victims
 /// had together. At the end all of it must be there to be had again.
-const SESSIONS: u64 = 64;
-const EXCHANGES: u64 = 192;
-
-/// Time after a client's death until everything it had must be back.
-const RELEASE: Duration = Duration::from_secs(1);
-/// The counters are written at most every quarter of a second.
-const COUNTERS: Duration = Duration::from_millis(250);
+const QUOTA: Quota = Quota { sessions: 64, exchanges: 192 };
 
 /// What the hunters share.
 struct Hunt<'a> {
@@ -104,19 +98,17 @@ pub fn run() {
     assert!(broker.is_alive() && broker.pid() == pid, "it is the broker that was started");
     assert!(!broker.log().contains("panicked"), "the broker panicked:\n{}", broker.log());
     assert_kept(history, &provider);
-    everything_can_be_had_again(&broker);
+    QUOTA.can_be_had_again(&broker);
     let back = wait_until(RELEASE + COUNTERS, || common::proc::holdings(pid) == holdings);
     let now = common::proc::holdings(pid);
     assert!(back, "descriptors and mappings were {holdings:?}, are {now:?}");
 }
 
 fn config() -> common::Config {
-    let bytes = SESSIONS * Geometry::default().session_bytes();
-    let quota = format!("sessions = {SESSIONS}\nexchanges = {EXCHANGES}\nsegment_bytes = {bytes}");
     common::Config {
         // A victim knows of a full lane only because a single thread does everything in order.
         broker: "threads = 1".to_owned(),
-        tail: format!("[quota]\n{quota}"),
+        tail: QUOTA.table(),
         ..common::Config::default()
     }
 }
@@ -257,59 +249,6 @@ fn see_released(broker: &Broker, dead: &Receiver<Dead>) {
         assert!(last.elapsed() < WATCHDOG, "the broker does not write its counters any more");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn counters(broker: &Broker) -> Snapshot {
-    let mut found = None;
-    eventually("the counters can be read", || {
-        found = Snapshot::read(&segment_name(&broker.socket())).ok();
-        found.is_some()
-    });
-    found.unwrap()
-}
-
-/// What the broker counts once nobody is there any more; nothing may be left after the time.
-fn at_rest(broker: &Broker, when: &str) -> Vec<Gauge> {
-    let is_at_rest = |counters: &Snapshot| counters.sessions == 0 && counters.exchanges == 0;
-    let rests = wait_until(RELEASE + COUNTERS, || is_at_rest(&counters(broker)));
-    let counters = counters(broker);
-    assert!(rests, "{when} the broker still holds something: {counters:?}");
-    let gauge = |name: &str, value: u64| Gauge {
-        name: format!("{name} {when}"),
-        rest: 0,
-        value: value as i64,
-    };
-    vec![gauge("sessions", counters.sessions), gauge("exchanges", counters.exchanges)]
-}
-
-/// No charge was lost on the way: the uid can have every session, every byte of segments and
-/// every exchange of its quota at once, and not one more.
-fn everything_can_be_had_again(broker: &Broker) {
-    let mut config = Config::at(broker.socket());
-    config.attach_wait = Duration::from_millis(200);
-    let attach = || Session::attach(config.clone());
-    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| attach().unwrap()).collect();
-    assert_eq!(attach().unwrap_err().code(), Code::QuotaExceeded, "one session too many");
-
-    let script = Script { head_us: Some(60_000_000), ..Script::default() };
-    let request = Request::new("tiny", "/chat/completions").mode(Mode::Deltas);
-    let body = ChatBody::new("tiny").message("user", script.to_string());
-    let last = sessions.last_mut().unwrap();
-    last.ping().unwrap();
-    let per_session = EXCHANGES / (SESSIONS - 1) + 1;
-    let mut running = 0;
-    for session in &mut sessions[..SESSIONS as usize - 1] {
-        for _ in 0..per_session.min(EXCHANGES - running) {
-            session.submit(&request, &body).unwrap();
-            running += 1;
-        }
-    }
-    assert_eq!(running, EXCHANGES);
-    eventually("all are in flight", || counters(broker).exchanges == EXCHANGES);
-    let refused = sessions.last_mut().unwrap().ping().unwrap_err();
-    assert_eq!(refused.code(), Code::QuotaExceeded, "one exchange too many");
-    drop(sessions);
-    at_rest(broker, "after the probe of the quotas");
 }
 
 // --- Those who are not to be disturbed -------------------------------------------------------

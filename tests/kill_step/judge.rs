@@ -7,14 +7,15 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ringmain_broker::counters::{Snapshot, segment_name};
-use ringmain_client::{ChatBody, Client, Code, Config, Geometry, Mode, Request, Session};
-use ringmain_sim::contract::{CallerRecord, End, Gauge, History, check};
+use ringmain_broker::counters::Snapshot;
+use ringmain_client::{Client, Code, Mode};
+use ringmain_sim::contract::{CallerRecord, End, History, check};
 use ringmain_sim::{Provider, ProviderConfig, Script};
 
 use super::client::Case;
 use super::march::Toll;
 use crate::common::proc::holdings_at_rest;
+use crate::common::quota::{COUNTERS, Quota, RELEASE, at_rest, counters};
 use crate::common::record::Plan;
 use crate::common::{self, Broker, WATCHDOG, eventually, wait_until};
 
@@ -40,12 +41,7 @@ pub struct Dead {
 }
 
 /// What one uid may hold: what the test needs at once, far less than all victims had together.
-const SESSIONS: u64 = 24;
-const EXCHANGES: u64 = 48;
-/// Time after a client's death until everything it had must be back.
-const RELEASE: Duration = Duration::from_secs(1);
-/// The counters are written at most every quarter of a second.
-const COUNTERS: Duration = Duration::from_millis(250);
+const QUOTA: Quota = Quota { sessions: 24, exchanges: 48 };
 
 // --- While they die --------------------------------------------------------------------------
 
@@ -53,13 +49,10 @@ impl World {
     /// A world with further routes, where the exchanges of the dead end so.
     pub fn start(routes: &str, ends: &'static [Code]) -> World {
         let provider = Provider::start(ProviderConfig::default()).unwrap();
-        let bytes = SESSIONS * Geometry::default().session_bytes();
-        let quota =
-            format!("sessions = {SESSIONS}\nexchanges = {EXCHANGES}\nsegment_bytes = {bytes}");
         let config = common::Config {
             // A client knows of a full lane only because a single thread does all in order.
             broker: "threads = 1".to_owned(),
-            tail: format!("{routes}[quota]\n{quota}"),
+            tail: format!("{routes}{}", QUOTA.table()),
             ..common::Config::default()
         };
         let broker = Broker::start(provider.addr(), config);
@@ -123,7 +116,7 @@ impl World {
     }
 
     fn counters(&self) -> Snapshot {
-        read(&self.broker)
+        counters(&self.broker)
     }
 }
 
@@ -152,7 +145,7 @@ impl World {
         }
         let streams = intact.len();
         history.callers.extend(intact);
-        history.gauges = at_rest(&broker);
+        history.gauges = at_rest(&broker, "after the last client");
         let pid = broker.pid();
 
         let mut others = Vec::new();
@@ -178,12 +171,12 @@ impl World {
             let (points, wanted) = (toll.points.len(), toll.wanted);
             assert!(points * 10 >= wanted * 9, "{operation}: {points} points, not {wanted}");
         }
-        let counters = read(&broker);
+        let counters = counters(&broker);
         // On a busy machine a march to a Hello may take longer than the broker waits for one.
         let is_odd = |(code, _): &&(Code, u64)| *code != Code::BadHello && !ends.contains(code);
         assert_eq!(counters.refusals.iter().find(is_odd), None, "nobody did anything wrong");
         assert_eq!(counters.failures.iter().find(is_odd), None, "nobody did anything wrong");
-        everything_can_be_had_again(&broker);
+        QUOTA.can_be_had_again(&broker);
         let back = wait_until(RELEASE + COUNTERS, || common::proc::holdings(pid) == holdings);
         let now = common::proc::holdings(pid);
         assert!(back, "descriptors and mappings were {holdings:?}, are {now:?}");
@@ -229,48 +222,4 @@ fn judge_contract(mut history: History, provider: &Provider) -> Vec<String> {
     });
     history.provider = provider.log();
     check(&history).iter().map(|violation| violation.to_string()).collect()
-}
-
-fn read(broker: &Broker) -> Snapshot {
-    let mut found = None;
-    eventually("the counters can be read", || {
-        found = Snapshot::read(&segment_name(&broker.socket())).ok();
-        found.is_some()
-    });
-    found.unwrap()
-}
-
-/// What the broker counts once nobody is there any more.
-fn at_rest(broker: &Broker) -> Vec<Gauge> {
-    let is_at_rest = |counters: &Snapshot| counters.sessions == 0 && counters.exchanges == 0;
-    let rests = wait_until(RELEASE + COUNTERS, || is_at_rest(&read(broker)));
-    let counters = read(broker);
-    assert!(rests, "after the last client the broker still holds something: {counters:?}");
-    let gauge =
-        |name: &str, value: u64| Gauge { name: name.into(), rest: 0, value: value.cast_signed() };
-    vec![gauge("sessions", counters.sessions), gauge("exchanges", counters.exchanges)]
-}
-
-/// No charge was lost on the way: the uid can have every session, every byte of segments and
-/// every exchange of its quota at once, and not one more.
-fn everything_can_be_had_again(broker: &Broker) {
-    let mut config = Config::at(broker.socket());
-    config.attach_wait = Duration::from_millis(200);
-    let attach = || Session::attach(config.clone());
-    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| attach().unwrap()).collect();
-    assert_eq!(attach().unwrap_err().code(), Code::QuotaExceeded, "one session too many");
-
-    let script = Script { head_us: Some(60_000_000), ..Script::default() };
-    let request = Request::new("tiny", "/chat/completions").mode(Mode::Deltas);
-    let body = ChatBody::new("tiny").message("user", script.to_string());
-    let (last, others) = sessions.split_last_mut().unwrap();
-    for turn in 0..EXCHANGES as usize {
-        let number = turn % others.len();
-        others[number].submit(&request, &body).unwrap();
-    }
-    eventually("all are in flight", || read(broker).exchanges == EXCHANGES);
-    let refused = last.ping().unwrap_err();
-    assert_eq!(refused.code(), Code::QuotaExceeded, "one exchange too many");
-    drop(sessions);
-    at_rest(broker);
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
-use reqwest::{Request, Response, Url};
+use reqwest::{Request, Response};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Sent, Stage};
 use tokio::time::timeout;
@@ -190,7 +190,7 @@ impl Endpoint {
         sending: &Sending,
         lease: &mut Lease,
     ) -> Result<Request, UpstreamError> {
-        let url = Url::parse(&format!("{}{}", self.base, call.head.path)).map_err(|error| {
+        let url = self.urls.of(call.head.path).map_err(|error| {
             let message = format!("the path cannot stand in an address: {error}");
             UpstreamError::new(Code::InvalidHead, Stage::Intake, Sent::No, message)
         })?;

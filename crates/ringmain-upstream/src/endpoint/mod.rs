@@ -7,6 +7,7 @@ mod head;
 mod header;
 mod probe;
 mod repeats;
+mod urls;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -23,6 +24,7 @@ pub use probe::{Health, check_probe};
 
 use self::attempt::Manner;
 use self::repeats::Repeats;
+use self::urls::Urls;
 use crate::answer::{Answer, AnswerBody};
 use crate::body::Witness;
 use crate::call::Call;
@@ -40,8 +42,7 @@ use crate::reach;
 /// An endpoint, ready to be called from any task.
 pub struct Endpoint {
     config: EndpointConfig,
-    /// The base address without a slash at its end.
-    base: String,
+    urls: Urls,
     pool: Pool,
     /// Held for a clone only, never across an await.
     credential: RwLock<Option<Credential>>,
@@ -140,7 +141,7 @@ impl Endpoint {
         let encoder = Encoder::new(config.request_encoding, config.encode_above);
         Ok(Endpoint {
             config,
-            base,
+            urls: Urls::below(base),
             pool,
             credential: RwLock::new(credential),
             usage_refused: AtomicBool::new(false),
@@ -370,7 +371,7 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("name", &self.config.name)
-            .field("base", &self.base)
+            .field("base", &self.urls.base())
             .finish_non_exhaustive()
     }
 }

@@ -242,6 +242,11 @@ impl AnswerBody {
         let mut seen = Vec::new();
         while seen.len() < bytes_max {
             match self.own_chunk().await {
+                // Enough at once, as most often: it stays where it lies.
+                Ok(Some(chunk)) if seen.is_empty() && chunk.len() >= bytes_max => {
+                    self.peeked = chunk.clone();
+                    return chunk;
+                }
                 Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
                 Ok(None) | Err(_) => break,
             }

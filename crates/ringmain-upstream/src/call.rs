@@ -36,8 +36,18 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// A call in the caller's own words, of uid 0.
     pub fn new(head: &'a RequestHead<'a>, body: Bytes, mode: Mode, flags: Flags) -> Call<'a> {
+        Call::observed(head, body, mode, flags, Progress::default())
+    }
+
+    /// The same with an observer of its own.
+    pub fn observed(
+        head: &'a RequestHead<'a>,
+        body: Bytes,
+        mode: Mode,
+        flags: Flags,
+        progress: Progress,
+    ) -> Call<'a> {
         let (model, account, connect) = (None, None, None);
-        let progress = Progress::default();
         Call { head, body, model, uid: 0, account, connect, mode, flags, progress }
     }
 }

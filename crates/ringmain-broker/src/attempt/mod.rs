@@ -253,7 +253,8 @@ async fn call<'a>(
 ) -> Result<Call<'a>, Failure> {
     let has_body = inbound.head.method == Method::Post;
     let looks_into = has_body && {
-        let mut call = Call::new(&inbound.head, Bytes::new(), inbound.mode, inbound.flags);
+        let (head, progress) = (&inbound.head, progress.clone());
+        let mut call = Call::observed(head, Bytes::new(), inbound.mode, inbound.flags, progress);
         call.model = model_of(target, inbound);
         endpoint.looks_into(&call)
     };
@@ -266,11 +267,10 @@ async fn call<'a>(
         _ => Bytes::new(),
     };
     let inbound = &*inbound;
-    let mut call = Call::new(&inbound.head, body, inbound.mode, inbound.flags);
+    let mut call = Call::observed(&inbound.head, body, inbound.mode, inbound.flags, progress);
     call.model = model_of(target, inbound);
     call.uid = inbound.caller.uid;
     call.account = Some(inbound.copies);
-    call.progress = progress;
     Ok(call)
 }
 

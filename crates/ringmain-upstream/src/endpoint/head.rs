@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 use ringmain_wire::RequestHead;
-use ringmain_wire::head::Method as CallMethod;
+use ringmain_wire::head::{Method as CallMethod, cut};
 
 use crate::config::Dialect;
 use crate::encoding::ACCEPTED;
@@ -14,6 +14,8 @@ use crate::retry_after::retry_after_ms;
 /// Most header fields of an answer that are kept, and most bytes of a value.
 const KEPT_MAX: usize = 32;
 const KEPT_VALUE_BYTES_MAX: usize = 256;
+/// Most bytes of a content type and of a request id.
+const SHORT_BYTES_MAX: usize = 128;
 
 pub(super) fn method(head: &RequestHead<'_>) -> Method {
     match head.method {
@@ -41,8 +43,9 @@ pub(super) fn request_headers(
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
     if has_body {
-        let content_type = head.content_type.filter(|_| !is_judged).unwrap_or("application/json");
-        if let Ok(value) = HeaderValue::from_str(content_type) {
+        let told = head.content_type.filter(|_| !is_judged).map(HeaderValue::from_str);
+        let value = told.unwrap_or_else(|| Ok(HeaderValue::from_static("application/json")));
+        if let Ok(value) = value {
             headers.insert(CONTENT_TYPE, value);
         }
     }
@@ -71,21 +74,44 @@ pub(super) struct Kept {
 }
 
 pub(super) fn keep(headers: &HeaderMap, now: SystemTime) -> Kept {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let short = |name| text(name).map(|value: &str| value.chars().take(128).collect::<String>());
-    let kept = headers.iter().filter(|(name, _)| is_kept(name.as_str()));
-    let kept = kept.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    Kept {
-        content_type: short("content-type").unwrap_or_default(),
-        request_id: short("x-request-id").or_else(|| short("request-id")),
-        headers: kept
-            .filter(|(_, value)| value.len() <= KEPT_VALUE_BYTES_MAX)
-            .take(KEPT_MAX)
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-        retry_after_ms: retry_after_ms(text("retry-after-ms"), text("retry-after"), now),
-        should_retry: text("x-should-retry").and_then(|value| value.parse().ok()),
+    let mut kept = Kept::default();
+    let (mut content_type, mut request_id, mut other_id) = (None, None, None);
+    let (mut after, mut after_ms, mut should_retry) = (None, None, None);
+    // Once through the few that there are: to look a field up by its name costs as much.
+    for (name, value) in headers {
+        let name = name.as_str();
+        match name {
+            "content-type" => _ = content_type.get_or_insert(value),
+            "x-request-id" => _ = request_id.get_or_insert(value),
+            "request-id" => _ = other_id.get_or_insert(value),
+            "retry-after" => _ = after.get_or_insert(value),
+            "retry-after-ms" => _ = after_ms.get_or_insert(value),
+            "x-should-retry" => _ = should_retry.get_or_insert(value),
+            _ => {}
+        }
+        if is_kept(name)
+            && value.len() <= KEPT_VALUE_BYTES_MAX
+            && kept.headers.len() < KEPT_MAX
+            && let Ok(value) = value.to_str()
+        {
+            kept.headers.push((name.to_owned(), value.to_owned()));
+        }
     }
+    kept.content_type = short(content_type).unwrap_or_default();
+    kept.request_id = short(request_id).or_else(|| short(other_id));
+    kept.retry_after_ms = retry_after_ms(text(after_ms), text(after), now);
+    kept.should_retry = text(should_retry).and_then(|value| value.parse().ok());
+    kept
+}
+
+/// The value of a field, unless it holds other bytes than visible ASCII.
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
+/// The same, cut where it is too long to be told of.
+fn short(value: Option<&HeaderValue>) -> Option<String> {
+    text(value).map(|text| cut(text, SHORT_BYTES_MAX).to_owned())
 }
 
 fn is_kept(name: &str) -> bool {

@@ -2,7 +2,7 @@
 //! not when something happens, so that an exchange in time costs one registration.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
@@ -86,9 +86,9 @@ impl Alarm {
         before
     }
 
-    /// Runs `work` until it is ready or a limit passes.
-    pub async fn over<F: Future>(&self, work: F) -> Result<F::Output, Expired> {
-        let mut work = pin!(work);
+    /// Runs `work` until it is ready or a limit passes. It stays where it is pinned: taken by value
+    /// it would stand here twice, and it is most of what an exchange takes of memory.
+    pub async fn over<F: Future>(&self, mut work: Pin<&mut F>) -> Result<F::Output, Expired> {
         let mut armed_ns = self.look_ns.load(Relaxed);
         let mut timer = pin!(sleep_until(instant(armed_ns)));
         std::future::poll_fn(|cx| {
@@ -207,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_in_time_goes_through() {
         let alarm = alarm(Duration::MAX);
-        assert_eq!(alarm.over(async { 7 }).await, Ok(7));
+        assert_eq!(alarm.over(pin!(async { 7 })).await, Ok(7));
     }
 
     #[tokio::test]
@@ -229,7 +229,7 @@ mod tests {
                 alarm.wait_for(waiting);
                 pending::<()>().await;
             };
-            assert_eq!(alarm.over(work).await, Err(expired));
+            assert_eq!(alarm.over(pin!(work)).await, Err(expired));
         }
     }
 
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(before, Waiting::Idle(200 * MS));
             pending::<()>().await;
         };
-        assert_eq!(alarm.over(work).await, Err(Expired::Room(10 * MS)));
+        assert_eq!(alarm.over(pin!(work)).await, Err(Expired::Room(10 * MS)));
         assert!(begun.elapsed() >= 60 * MS);
     }
 
@@ -262,12 +262,12 @@ mod tests {
         let head = RequestHead::new("m", "/chat/completions");
         let call = || Call::new(&head, Bytes::from_static(b"{}"), Mode::Events, Flags::NONE);
         let alarm = alarm(200 * MS);
-        let waits = async {
+        let waits = pin!(async {
             let mut call = call();
             call.progress = alarm.progress.clone();
             alarm.wait_for(Waiting::Dispatch { connect: 10 * MS, write: 10 * MS, head: 10 * MS });
             endpoint.send(call).await.map(|answer| answer.status)
-        };
+        });
         let expired = tokio::select! {
             biased;
             held = endpoint.send(call()) => panic!("{:?}", held.map(|answer| answer.status)),
@@ -285,6 +285,6 @@ mod tests {
             alarm.set_deadline(Deadline::capped(monotonic_ns(), Some(1), 5 * MS));
             pending::<()>().await;
         };
-        assert_eq!(alarm.over(work).await, Err(Expired::Deadline(DeadlineOrigin::Caller)));
+        assert_eq!(alarm.over(pin!(work)).await, Err(Expired::Deadline(DeadlineOrigin::Caller)));
     }
 }

@@ -69,7 +69,8 @@ pub(crate) fn start(
     let origin = Origin::of_session(session);
     match Exchange::begin(broker, origin, Some(session), id, stop) {
         Ok(exchange) => {
-            tokio::spawn(run(exchange, session.clone(), request, egress));
+            // Ten kilobytes, which the runtime would copy on their way in and at their end.
+            tokio::spawn(Box::pin(run(exchange, session.clone(), request, egress)));
         }
         Err(failure) => egress.finish(Kind::Error, &failure.payload(id, 0, 0)),
     }

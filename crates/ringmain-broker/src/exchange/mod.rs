@@ -5,6 +5,7 @@ mod lane;
 mod outcome;
 mod tail;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -207,11 +208,11 @@ impl Exchange {
             copied_body_bytes_max: config.copied_body_bytes_max,
         };
         let cut = {
-            let work = alarm.over(pipeline::run(inbound, egress, &mut self.record));
+            let work = pin!(pipeline::run(inbound, egress, &mut self.record));
             tokio::select! {
                 biased;
                 cause = self.stop.requested() => Err(cause),
-                ended = work => match ended {
+                ended = alarm.over(work) => match ended {
                     Ok(ended) => return ended,
                     Err(expired) => Ok(expired),
                 },

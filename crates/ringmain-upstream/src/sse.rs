@@ -135,7 +135,7 @@ impl SseDecoder {
         // The block so far is `carry`, or, while that is empty, the chunk from `start` on.
         let mut start = self.at;
         self.skip_lf();
-        while let Some(found) = memchr2(b'\n', b'\r', &self.chunk[self.at..]) {
+        while let Some(found) = line_end(&self.chunk[self.at..]) {
             let line_end = self.carry.len() + self.at + found - start;
             self.check(line_end)?;
             self.at += found;
@@ -237,6 +237,15 @@ impl SseDecoder {
         }
         self.current = Some(Current { in_carry: true, raw: 0..end, terminated: false });
         true
+    }
+}
+
+/// Where the first line ends. Every other line is blank: that one is found without a search.
+#[inline]
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    match bytes.first()? {
+        b'\n' | b'\r' => Some(0),
+        _ => memchr2(b'\n', b'\r', bytes),
     }
 }
 

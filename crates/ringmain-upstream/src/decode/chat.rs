@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::arguments::Arguments;
 use super::failure::{self, is_truthy};
 use super::queue::{Queue, ToolText};
-use super::quick::{Quick, Usual};
+use super::quick::{Inside, Quick, Usual};
 use super::seen::{Seen, Unreadable, Whole};
 use super::text::{inside, owned};
 use super::usage;
@@ -137,7 +137,11 @@ impl Chat {
             return self.read_fully(data, queue);
         };
         self.place_of(choice)?;
-        queue.push_inside(Kind::Delta, choice, data, content.unwrap_or_default());
+        match content {
+            Some(Inside::Plain(text)) => queue.push_plain(Kind::Delta, choice, data, text),
+            Some(Inside::Escaped(inside)) => queue.push_inside(Kind::Delta, choice, data, inside),
+            None => {}
+        }
         Ok(Seen::Part { content: queue.content })
     }
 

@@ -95,18 +95,24 @@ impl Queue {
         if inside.is_empty() {
             return;
         }
-        self.content = true;
-        if self.silent {
+        if !has_escape(inside) {
+            self.push_plain(kind, choice, whole, inside.as_bytes());
             return;
         }
-        let place = if has_escape(inside) {
+        self.content = true;
+        if !self.silent {
             let start = self.unescaped.len();
             unescape(inside, &mut self.unescaped);
-            Place::Unescaped(start..self.unescaped.len())
-        } else {
-            Place::Text(range_in(whole, inside))
-        };
-        self.push(kind, choice, true, place);
+            self.push(kind, choice, true, Place::Unescaped(start..self.unescaped.len()));
+        }
+    }
+
+    /// Text of the JSON text `whole` that stands there as it is; nothing when it is empty.
+    pub fn push_plain(&mut self, kind: Kind, choice: u16, whole: &[u8], text: &[u8]) {
+        self.content |= !text.is_empty();
+        if !text.is_empty() && !self.silent {
+            self.push(kind, choice, true, Place::Text(range_in(whole, text)));
+        }
     }
 
     pub fn push_tool(&mut self, choice: u16, index: u32, tool: ToolText<'_>) {

@@ -46,7 +46,7 @@ impl Usual {
     }
 
     /// The content of an event that is known around it.
-    fn recognize<'a>(&self, data: &'a [u8]) -> Option<&'a str> {
+    fn recognize<'a>(&self, data: &'a [u8]) -> Option<Inside<'a>> {
         let end = data.len().checked_sub(self.after.len())?;
         if self.before.is_empty()
             || end < self.before.len()
@@ -60,8 +60,8 @@ impl Usual {
         scan.text().filter(|_| scan.at == end + 1)
     }
 
-    fn learn(&mut self, data: &[u8], choice: u16, content: &str) {
-        let content = range_in(data, content);
+    fn learn(&mut self, data: &[u8], choice: u16, content: Inside<'_>) {
+        let content = range_in(data, content.as_bytes());
         self.choice = choice;
         self.before.clear();
         self.after.clear();
@@ -76,8 +76,26 @@ impl Usual {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Quick<'a> {
     pub choice: u16,
-    /// The inside of the content's string, escapes and all; `None` without one.
-    pub content: Option<&'a str>,
+    /// The inside of the content's string; `None` without one.
+    pub content: Option<Inside<'a>>,
+}
+
+/// The inside of a string of text, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inside<'a> {
+    /// Without escapes; known to be UTF-8.
+    Plain(&'a [u8]),
+    /// With escapes, each of which is whole.
+    Escaped(&'a str),
+}
+
+impl<'a> Inside<'a> {
+    fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Inside::Plain(bytes) => bytes,
+            Inside::Escaped(text) => text.as_bytes(),
+        }
+    }
 }
 
 /// The fields that the full reading knows. One that comes twice is no usual event.
@@ -166,7 +184,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The content of a delta that says nothing else but who speaks.
-    fn delta(&mut self) -> Option<Option<&'a str>> {
+    fn delta(&mut self) -> Option<Option<Inside<'a>>> {
         let mut content = None;
         self.object(&OF_DELTA, |scan, known| {
             match known {
@@ -214,15 +232,27 @@ impl<'a> Scan<'a> {
     }
 
     /// A string of text: its inside, as written.
-    fn text(&mut self) -> Option<&'a str> {
+    fn text(&mut self) -> Option<Inside<'a>> {
         self.expect(b'"')?;
         let start = self.at;
+        let mut is_escaped = false;
         loop {
             let length = plain_bytes(&self.bytes[self.at..])?;
             self.at += length + 1;
             match self.bytes[self.at - 1] {
-                b'"' => return str::from_utf8(&self.bytes[start..self.at - 1]).ok(),
-                b'\\' => self.escape()?,
+                b'"' => {
+                    let inside = &self.bytes[start..self.at - 1];
+                    return match is_escaped {
+                        // Words are looked at, where the check of UTF-8 looks at bytes.
+                        false if inside.is_ascii() => Some(Inside::Plain(inside)),
+                        false => str::from_utf8(inside).ok().map(|_| Inside::Plain(inside)),
+                        true => str::from_utf8(inside).ok().map(Inside::Escaped),
+                    };
+                }
+                b'\\' => {
+                    is_escaped = true;
+                    self.escape()?;
+                }
                 _ => return None,
             }
         }

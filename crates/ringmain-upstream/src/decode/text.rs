@@ -34,7 +34,7 @@ pub(super) fn owned(raw: Option<&RawValue>) -> String {
 }
 
 /// Where `part`, which was borrowed from `whole`, lies in it.
-pub(super) fn range_in(whole: &[u8], part: &str) -> Range<usize> {
+pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     let at = part.as_ptr() as usize - whole.as_ptr() as usize;
     at..at + part.len()
 }

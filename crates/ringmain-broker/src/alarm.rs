@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub(crate) struct Alarm {
     /// Not later than the next limit. Read at every poll.
     look_ns: AtomicU64,
     state: Mutex<State>,
+    /// The work gave way to other tasks and goes on by itself: nothing is waited for.
+    is_in_turn: AtomicBool,
     /// How far the present request upstream has come.
     progress: Progress,
 }
@@ -62,7 +64,8 @@ pub(crate) enum Expired {
 impl Alarm {
     pub fn new(deadline: Deadline, progress: Progress) -> Alarm {
         let state = State { deadline, waiting: Waiting::Nothing, since_ns: 0 };
-        Alarm { look_ns: AtomicU64::new(deadline.at_ns), state: Mutex::new(state), progress }
+        let (look_ns, is_in_turn) = (AtomicU64::new(deadline.at_ns), AtomicBool::new(false));
+        Alarm { look_ns, state: Mutex::new(state), is_in_turn, progress }
     }
 
     /// Puts another deadline in the place of the one so far.
@@ -77,13 +80,29 @@ impl Alarm {
 
     /// From now on this is waited for. Gives what was waited for before.
     pub fn wait_for(&self, waiting: Waiting) -> Waiting {
-        let now_ns = monotonic_ns();
+        self.wait_from(monotonic_ns(), waiting)
+    }
+
+    /// The same, since this time, unless something else was waited for later.
+    pub fn wait_from(&self, now_ns: u64, waiting: Waiting) -> Waiting {
         let mut state = self.state.lock();
         let before = std::mem::replace(&mut state.waiting, waiting);
-        state.since_ns = now_ns;
-        let due_ns = after(now_ns, waiting.shortest()).min(state.deadline.at_ns);
+        state.since_ns = now_ns.max(state.since_ns);
+        let due_ns = after(state.since_ns, waiting.shortest()).min(state.deadline.at_ns);
         self.look_ns.store(due_ns, Relaxed);
         before
+    }
+
+    /// The task gives way to others once and has seen to it that it is polled again, so whatever
+    /// else it could be woken by need not be asked in between.
+    // Bound: of whoever says so, who counts its turns or looks at the clock.
+    pub fn passes_turn(&self) {
+        self.is_in_turn.store(true, Relaxed);
+    }
+
+    /// Whether the poll that just ended gave way to others. Asked after it, once.
+    pub fn is_in_turn(&self) -> bool {
+        self.is_in_turn.load(Relaxed)
     }
 
     /// Runs `work` until it is ready or a limit passes. It stays where it is pinned: taken by value
@@ -92,8 +111,12 @@ impl Alarm {
         let mut armed_ns = self.look_ns.load(Relaxed);
         let mut timer = pin!(sleep_until(instant(armed_ns)));
         std::future::poll_fn(|cx| {
+            self.is_in_turn.store(false, Relaxed);
             if let Poll::Ready(output) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
+            }
+            if self.is_in_turn() {
+                return Poll::Pending;
             }
             // Bound: each round but the last moves the timer into the future.
             loop {
@@ -208,6 +231,15 @@ mod tests {
     async fn what_is_in_time_goes_through() {
         let alarm = alarm(Duration::MAX);
         assert_eq!(alarm.over(pin!(async { 7 })).await, Ok(7));
+    }
+
+    #[test]
+    fn a_time_before_a_wait_for_room_does_not_count() {
+        let alarm = alarm(Duration::MAX);
+        let came_ns = monotonic_ns() - 10_000_000;
+        alarm.wait_for(Waiting::Room(MS));
+        alarm.wait_from(came_ns, Waiting::Idle(10 * MS));
+        assert!(alarm.look(monotonic_ns()).is_ok_and(|later_ns| later_ns > came_ns + 10_000_000));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use ringmain_ring::{LaneError, Push};
+use ringmain_shm::monotonic_ns;
 use ringmain_wire::{Code, Kind, LaneId, Sent, Stage};
 
 use crate::failure::Failure;
@@ -15,6 +16,12 @@ use crate::session::Session;
 
 /// One exchange's way back to its caller. Frames come out in the order in which they go in.
 pub trait Egress: Send {
+    /// What is written until the next flush came together, at this time: no clock need be read
+    /// for each frame.
+    fn batch(&mut self, now_ns: u64) {
+        let _ = now_ns;
+    }
+
     /// Writes a frame as far as there is room; never waits.
     fn push(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<Push, Failure>;
 
@@ -36,13 +43,15 @@ pub(crate) struct LaneEgress {
     id: LogId,
     /// The share of the one who answers; the HTTP client may hold others.
     loan: Option<Arc<Loan>>,
+    /// The time that frames carry; `None`: that of their writing.
+    batch_ns: Option<u64>,
     is_open: bool,
 }
 
 impl LaneEgress {
     /// The way back for an exchange that has begun on the lane of its loan.
     pub fn new(session: Arc<Session>, lane: LaneId, id: LogId, loan: Arc<Loan>) -> LaneEgress {
-        LaneEgress { session, lane, id, loan: Some(loan), is_open: true }
+        LaneEgress { session, lane, id, loan: Some(loan), batch_ns: None, is_open: true }
     }
 
     /// A further owner of the loan, for a body that is lent.
@@ -68,8 +77,15 @@ impl LaneEgress {
 
 impl Egress for LaneEgress {
     #[inline]
+    fn batch(&mut self, now_ns: u64) {
+        self.batch_ns = Some(now_ns);
+    }
+
+    #[inline]
     fn push(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<Push, Failure> {
-        self.session.push(self.lane, kind, choice, payload).map_err(|error| lost(&error))
+        let now_ns = self.batch_ns.unwrap_or_else(monotonic_ns);
+        let pushed = self.session.push(self.lane, kind, choice, payload, now_ns);
+        pushed.map_err(|error| lost(&error))
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, lines: u64) -> Poll<Result<(), Failure>> {
@@ -85,6 +101,7 @@ impl Egress for LaneEgress {
 
     #[inline]
     fn flush(&mut self) {
+        self.batch_ns = None;
         let exchanges = self.session.exchanges.load(Relaxed);
         self.session.ring_beside(exchanges.saturating_sub(1));
     }

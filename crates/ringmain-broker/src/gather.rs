@@ -6,6 +6,12 @@
 //! once, and rings when that brought nothing. A chunk that had to be waited for is no burst and is
 //! rung for at once; in a burst a frame waits for its ring for [`HELD_NS_MAX`] at most, and a full
 //! lane ends the wait too.
+//!
+//! Over HTTP/1.1 the task of the connection hands over one chunk each time it runs, so that a look
+//! before its turn finds nothing, and costs a waker and a wake-up on either side. Whoever had to
+//! wait for that turn lets the task run first from then on.
+//!
+//! The clock is read once per chunk.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,20 +21,30 @@ use bytes::Bytes;
 use ringmain_shm::monotonic_ns;
 use ringmain_upstream::{AnswerBody, UpstreamError};
 
+use crate::alarm::Alarm;
+
 /// A chunk that was waited for no longer than this belongs to a burst.
 const BURST_GAP_NS: u64 = 100_000;
 /// Longest time that a frame waits for its ring: what a task needs to fill a lane, and far below
 /// the gap between two tokens that come as they are made.
 const HELD_NS_MAX: u64 = 500_000;
 
+/// Chunks for which the task of the connection is let go first, until it is tried again whether
+/// it gives more than one at a time.
+const AHEAD: u8 = 32;
+
 /// The state of one answer: whether its chunks come in a burst, and since when nobody rang.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
     is_burst: bool,
+    /// Chunks before which the task of the connection runs.
+    ahead: u8,
     /// When the wait for the present chunk began.
     waits_ns: u64,
     /// When the first frame that was not rung for came.
     held_ns: u64,
+    /// When the present chunk came.
+    now_ns: u64,
 }
 
 impl Gather {
@@ -37,15 +53,19 @@ impl Gather {
     pub async fn at_hand(
         &mut self,
         body: &mut AnswerBody,
+        alarm: &Alarm,
     ) -> Option<Result<Option<Bytes>, UpstreamError>> {
-        if !self.is_burst || monotonic_ns().saturating_sub(self.held_ns) >= HELD_NS_MAX {
+        if !self.is_burst || self.now_ns.saturating_sub(self.held_ns) >= HELD_NS_MAX {
             return None;
         }
+        let is_ahead = self.ahead > 0;
         let mut chunk = pin!(body.chunk());
         let mut has_yielded = false;
         // Bound: two polls.
-        poll_fn(|cx| {
-            if let Poll::Ready(chunk) = chunk.as_mut().poll(cx) {
+        let found = poll_fn(|cx| {
+            if (has_yielded || !is_ahead)
+                && let Poll::Ready(chunk) = chunk.as_mut().poll(cx)
+            {
                 return Poll::Ready(Some(chunk));
             }
             if has_yielded {
@@ -54,10 +74,20 @@ impl Gather {
             // The task of the connection was woken by the last chunk that was taken from it and
             // comes before this one in the queue; it gives what it has read already.
             has_yielded = true;
+            alarm.passes_turn();
             cx.waker().wake_by_ref();
             Poll::Pending
         })
-        .await
+        .await;
+        self.ahead = match has_yielded && found.is_some() {
+            true if is_ahead => self.ahead - 1,
+            true => AHEAD,
+            false => 0,
+        };
+        if found.is_some() {
+            self.now_ns = monotonic_ns();
+        }
+        found
     }
 
     /// The next chunk is waited for.
@@ -67,8 +97,13 @@ impl Gather {
 
     /// It came.
     pub fn came(&mut self) {
-        let now_ns = monotonic_ns();
-        self.is_burst = now_ns.saturating_sub(self.waits_ns) <= BURST_GAP_NS;
-        self.held_ns = now_ns;
+        self.now_ns = monotonic_ns();
+        self.is_burst = self.now_ns.saturating_sub(self.waits_ns) <= BURST_GAP_NS;
+        self.held_ns = self.now_ns;
+    }
+
+    /// When the present chunk came.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 }

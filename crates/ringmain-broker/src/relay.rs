@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringmain_policy::ExchangeLimits;
 use ringmain_ring::Push;
-use ringmain_upstream::{Answer, AnswerBody, Decoder, Verdict};
+use ringmain_upstream::{Answer, AnswerBody, Decoder, Piece, Verdict};
 use ringmain_wire::frame::{EndFrame, lines_of};
 use ringmain_wire::{Code, Kind, ResponseHead, Sent, Stage};
 
@@ -53,7 +53,7 @@ pub(crate) async fn run<E: Egress>(
             relay.record.used(decoder.usage());
         }
         if taken? {
-            alarm.wait_for(Waiting::Idle(limits.idle));
+            alarm.wait_from(gather.now_ns(), Waiting::Idle(limits.idle));
         }
         if relay.record.is_settled && !was_settled {
             // Nothing will be sent again, so the caller gets its chunk back.
@@ -65,7 +65,7 @@ pub(crate) async fn run<E: Egress>(
             return relay.end(&decoder, answer.body).await;
         }
         holding.grows_to(decoder.held_bytes() + answer.body.held_bytes(), copies)?;
-        let chunk = match gather.at_hand(&mut answer.body).await {
+        let chunk = match gather.at_hand(&mut answer.body, alarm).await {
             Some(chunk) => chunk,
             None => {
                 relay.egress.flush();
@@ -76,7 +76,10 @@ pub(crate) async fn run<E: Egress>(
             }
         };
         match chunk {
-            Ok(Some(chunk)) => decoder.feed(chunk),
+            Ok(Some(chunk)) => {
+                relay.egress.batch(gather.now_ns());
+                decoder.feed(chunk);
+            }
             Ok(None) => decoder.end_of_body(),
             Err(broken) => {
                 relay.record.used(decoder.usage());
@@ -112,9 +115,19 @@ impl<'a, E: Egress> Relay<'a, E> {
     /// Writes every piece that the decoder has; true if there was content.
     async fn take_all(&mut self, decoder: &mut Decoder) -> Result<bool, Failure> {
         let mut had_content = false;
-        while let Some(piece) = decoder.next()? {
-            self.put(piece.kind, piece.choice, piece.payload, piece.content).await?;
-            if piece.content {
+        while let Some(Piece { kind, choice, payload, content, .. }) = decoder.next()? {
+            match self.window {
+                Some(_) => self.put(kind, choice, payload, content).await?,
+                // Nearly always all of it is written here, without a future.
+                None => match self.begin(kind, choice, payload)? {
+                    None => self.count(kind, payload),
+                    Some(rest) => {
+                        self.write(kind, choice, rest).await?;
+                        self.count(kind, payload);
+                    }
+                },
+            }
+            if content && !had_content {
                 had_content = true;
                 self.record.had_content();
             }
@@ -141,10 +154,15 @@ impl<'a, E: Egress> Relay<'a, E> {
 
     async fn put_now(&mut self, kind: Kind, choice: u16, bytes: &[u8]) -> Result<(), Failure> {
         self.write(kind, choice, bytes).await?;
+        self.count(kind, bytes);
+        Ok(())
+    }
+
+    #[inline]
+    fn count(&mut self, kind: Kind, bytes: &[u8]) {
         if kind.is_content() {
             self.record.delivered(bytes.len());
         }
-        Ok(())
     }
 
     /// From here on this answer is the one that the caller is given.
@@ -158,16 +176,31 @@ impl<'a, E: Egress> Relay<'a, E> {
         Ok(())
     }
 
+    /// Writes what there is room for; gives what is left, if anything is.
+    #[inline]
+    fn begin<'b>(
+        &mut self,
+        kind: Kind,
+        choice: u16,
+        payload: &'b [u8],
+    ) -> Result<Option<&'b [u8]>, Failure> {
+        Ok(match self.egress.push(kind, choice, payload)? {
+            Push::Written => None,
+            Push::Partly(taken) => Some(&payload[taken..]),
+            Push::Full => Some(payload),
+        })
+    }
+
     async fn write(&mut self, kind: Kind, choice: u16, payload: &[u8]) -> Result<(), Failure> {
         let mut rest = payload;
         // Bound: every round writes something or waits, and waits end at the limit.
-        loop {
-            match self.egress.push(kind, choice, rest)? {
-                Push::Written => return Ok(()),
-                Push::Partly(taken) => rest = &rest[taken..],
-                Push::Full => self.wait_for_room(rest.len()).await?,
+        while let Some(left) = self.begin(kind, choice, rest)? {
+            if left.len() == rest.len() {
+                self.wait_for_room(rest.len()).await?;
             }
+            rest = left;
         }
+        Ok(())
     }
 
     #[cold]

@@ -34,6 +34,12 @@ impl Stop {
         }
     }
 
+    /// Whether it was asked.
+    #[inline]
+    pub(crate) fn is_requested(&self) -> bool {
+        self.cause.load(Ordering::Relaxed) != 0
+    }
+
     /// Waits for the request; for the exchange's own task alone.
     pub(crate) async fn requested(&self) -> StopCause {
         // Bound: a notification is kept until it is taken, so the second round has a cause.

@@ -5,9 +5,11 @@ mod lane;
 mod outcome;
 mod tail;
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 
 use ringmain_policy::{Deadline, Slot};
 use ringmain_shm::monotonic_ns;
@@ -208,20 +210,29 @@ impl Exchange {
             copied_body_bytes_max: config.copied_body_bytes_max,
         };
         let cut = {
+            let stop = &self.stop;
+            let mut stopped = pin!(stop.requested());
             let work = pin!(pipeline::run(inbound, egress, &mut self.record));
-            tokio::select! {
-                biased;
-                cause = self.stop.requested() => Err(cause),
-                ended = alarm.over(work) => match ended {
-                    Ok(ended) => return ended,
-                    Err(expired) => Ok(expired),
-                },
-            }
+            let mut work = pin!(alarm.over(work));
+            poll_fn(|cx| {
+                // A stop goes before what is ready.
+                if !stop.is_requested() {
+                    if let Poll::Ready(ended) = work.as_mut().poll(cx) {
+                        return Poll::Ready(Ok(ended));
+                    }
+                    if alarm.is_in_turn() {
+                        return Poll::Pending;
+                    }
+                }
+                stopped.as_mut().poll(cx).map(Err)
+            })
+            .await
         };
-        Err(match cut {
-            Ok(expired) => self.record.expired(expired),
-            Err(cause) => self.record.stopped(cause),
-        })
+        match cut {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(expired)) => Err(self.record.expired(expired)),
+            Err(cause) => Err(self.record.stopped(cause)),
+        }
     }
 
     /// Counts how it ended and gives its charge back, before the caller is told. The log line and

@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 
 use ringmain_policy::ExchangeLimits;
+use ringmain_shm::monotonic_ns;
 use ringmain_wire::frame::{FrameHeader, Usage};
 use ringmain_wire::{Code, ErrorFrame, Kind, ResponseHead, Sent, Stage};
 
@@ -76,10 +77,12 @@ impl Source<'_> {
                         relay.record.used(Some(usage));
                     }
                     let is_content = kind.is_content() && !payload.is_empty();
+                    let now_ns = monotonic_ns();
+                    relay.egress.batch(now_ns);
                     relay.put(kind, choice, payload, is_content).await?;
                     if is_content {
                         relay.record.had_content();
-                        alarm.wait_for(Waiting::Idle(limits.idle));
+                        alarm.wait_from(now_ns, Waiting::Idle(limits.idle));
                     }
                 }
                 // A HEAD that is not the first frame was refused by the judge.

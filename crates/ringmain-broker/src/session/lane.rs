@@ -85,9 +85,15 @@ impl Lane {
         self.state.lock().stop(cause);
     }
 
-    /// Writes a frame as far as there is room.
-    pub fn push(&self, kind: Kind, choice: u16, payload: &[u8]) -> Result<Push, LaneError> {
-        self.state.lock().writer.push(kind, choice, payload, monotonic_ns())
+    /// Writes a frame as far as there is room; it carries this time.
+    pub fn push(
+        &self,
+        kind: Kind,
+        choice: u16,
+        payload: &[u8],
+        now_ns: u64,
+    ) -> Result<Push, LaneError> {
+        self.state.lock().writer.push(kind, choice, payload, now_ns)
     }
 
     /// Writes the terminal frame and closes the exchange.

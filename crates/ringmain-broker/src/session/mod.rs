@@ -147,7 +147,7 @@ impl Session {
         self.bell.kind()
     }
 
-    /// Writes a frame as far as there is room.
+    /// Writes a frame as far as there is room; it carries this time.
     ///
     /// An impossible cursor is told to the session's task, which ends the session.
     pub fn push(
@@ -156,8 +156,9 @@ impl Session {
         kind: Kind,
         choice: u16,
         payload: &[u8],
+        now_ns: u64,
     ) -> Result<Push, LaneError> {
-        self.lane(lane).push(kind, choice, payload).inspect_err(|error| {
+        self.lane(lane).push(kind, choice, payload, now_ns).inspect_err(|error| {
             if let LaneError::Cursor(error) = error {
                 self.accuse_cursor(*error);
             }

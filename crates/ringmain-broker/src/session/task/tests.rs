@@ -98,8 +98,8 @@ async fn an_impossible_cursor_found_before_a_sleep_ends_the_session() {
     session.lane(lane).begin(ExchangeId(0), None).unwrap();
     poll_fn(|cx| {
         // Bound: the lane is finite.
-        while session.push(lane, Kind::Delta, 0, &[b'x'; 500]) == Ok(ringmain_ring::Push::Written) {
-        }
+        let push = || session.push(lane, Kind::Delta, 0, &[b'x'; 500], monotonic_ns());
+        while push() == Ok(ringmain_ring::Push::Written) {}
         assert!(session.poll_room(lane, cx, 8).is_pending());
         Poll::Ready(())
     })

@@ -25,6 +25,24 @@ fn http_a_connection_serves_many_requests() {
     assert!(!connection.is_closed_within(Duration::from_millis(50)));
 }
 
+/// What is answered at once leaves no time in which the end of the caller is looked for; the next
+/// request must be seen nevertheless.
+#[test]
+fn http_a_connection_serves_what_needs_no_provider_many_times() {
+    let world = World::start();
+    let mut connection = world.connect();
+    for _ in 0..20 {
+        for (path, status) in
+            [("/v1/models", 200), ("/v1/models/tinny", 404), ("/healthz", 200), ("/nowhere", 404)]
+        {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+            assert_eq!(connection.ask(&request).status, status, "{path}");
+            // As a caller that thinks before it asks again.
+            assert!(!connection.is_closed_within(Duration::from_millis(2)));
+        }
+    }
+}
+
 #[test]
 fn http_bodies_are_bounded() {
     let world = World::with("body_max = \"4KiB\"\n");

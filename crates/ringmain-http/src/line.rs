@@ -58,6 +58,8 @@ struct Inner<S> {
     held: BytesMut,
     /// How many of those may be passed on.
     judged: usize,
+    /// The server library asked while an answer was owed, and nothing wakes it for what comes.
+    was_put_off: bool,
 }
 
 impl<S> Clone for Line<S> {
@@ -69,7 +71,8 @@ impl<S> Clone for Line<S> {
 impl<S: Socket> Line<S> {
     pub fn new(stream: S, gauge: Arc<Gauge>) -> Line<S> {
         let (framing, held) = (Framing::new(), BytesMut::new());
-        Line(Arc::new(Mutex::new(Inner { stream, gauge, framing, held, judged: 0 })))
+        let inner = Inner { stream, gauge, framing, held, judged: 0, was_put_off: false };
+        Line(Arc::new(Mutex::new(inner)))
     }
 
     /// Ready when an answer is owed to nobody any more.
@@ -77,7 +80,13 @@ impl<S: Socket> Line<S> {
         let mut inner = self.0.lock();
         match inner.is_owing() {
             true => inner.poll_ahead(cx).map(drop),
-            false => Poll::Pending,
+            false => {
+                // The answer was over before this side has looked at the socket even once.
+                if std::mem::take(&mut inner.was_put_off) {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         }
     }
 
@@ -220,8 +229,9 @@ impl<S: Socket> AsyncRead for Line<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
-        match inner.is_owing() {
-            // Whoever looks for the end of the caller reads, and wakes this task.
+        // Whoever looks for the end of the caller reads then, and wakes this task.
+        inner.was_put_off = inner.is_owing();
+        match inner.was_put_off {
             true => Poll::Pending,
             false => inner.poll_read(cx, buffer),
         }

@@ -88,7 +88,9 @@ impl<R: Memory> Ring<R> {
     #[inline]
     pub fn is_due(&self) -> bool {
         // Pairs with: the fence in `Armed::arm`, as in `due`.
-        R::fence(Ordering::SeqCst);
+        if !mutant::is(Mutant::NoLookFence) {
+            R::fence(Ordering::SeqCst);
+        }
         let epoch = self.peer.load(self.offset);
         epoch & 1 == 1 && self.rung.load(Ordering::Relaxed) != epoch
     }

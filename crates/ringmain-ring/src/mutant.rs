@@ -19,6 +19,7 @@ pub(crate) enum Mutant {
     NoReserve,
     // Armed.
     NoWriterFence,
+    NoLookFence,
     FenceBeforePublish,
     NoSleeperFence,
     LookOnlyBeforeArming,
@@ -57,6 +58,10 @@ pub(crate) enum Mutant {
     OneLaneWoken,
     #[cfg(all(test, loom))]
     BitClearedLate,
+    #[cfg(all(test, loom))]
+    HeldReadBeforeLook,
+    #[cfg(all(test, loom))]
+    HeldClearedLate,
 }
 
 #[cfg(not(all(test, loom)))]

@@ -33,7 +33,7 @@ fn armed(name: &str, floor: usize, preemptions: Option<usize>, writers: usize, f
     });
 }
 
-fn sleep_and_read(small: &Small, writers: usize, frames: u8, bell: &Doorbell) {
+pub(super) fn sleep_and_read(small: &Small, writers: usize, frames: u8, bell: &Doorbell) {
     let mut armed = Armed::new(small.caller.clone(), 0);
     let mut readers: Vec<_> = (0..writers).map(|lane| (small.reader(lane), 1)).collect();
     while readers.iter().any(|(_, next)| *next <= frames) {

@@ -8,6 +8,7 @@
 
 mod bell;
 mod cancel;
+mod held;
 mod lane;
 mod loan;
 mod mutants;

@@ -54,6 +54,11 @@ const CASES: &[(Mutant, &str)] = &[
     (Mutant::NoSleeperFence, "waiting::loom_waiting_one_frame_each"),
     (Mutant::NoWriterFence, "waiting::loom_waiting_one_frame_each"),
     (Mutant::NoEpoch, "waiting::loom_waiting_again"),
+    (Mutant::NoLookFence, "held::loom_held"),
+    (Mutant::HeldClearedLate, "held::loom_held"),
+    (Mutant::HeldReadBeforeLook, "held::loom_held"),
+    (Mutant::NoWriterFence, "held::loom_held"),
+    (Mutant::NoSleeperFence, "held::loom_held"),
 ];
 
 /// What the child died of, or that it did not.

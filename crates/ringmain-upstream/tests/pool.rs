@@ -11,10 +11,29 @@ use bytes::Bytes;
 use common::{call, endpoint, finish, http1, http2, send, send_body, send_of, soon, until};
 use ringmain_upstream::{Call, Cause, Endpoint, Http2};
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 fn prior(config: &mut ringmain_upstream::EndpointConfig) {
     config.http2 = Http2::PriorKnowledge;
+}
+
+type H2Connection = h2::server::Connection<TcpStream, Bytes>;
+
+/// A server whose HTTP/2 connections each get a task of this kind; gives its base URL.
+async fn h2_server<F>(serve: impl FnOnce(H2Connection) -> F + Clone + Send + 'static) -> String
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serve = serve.clone();
+            tokio::spawn(async move { serve(h2::server::handshake(stream).await.unwrap()).await });
+        }
+    });
+    url
 }
 
 async fn calls_at_once(endpoint: &Arc<Endpoint>, count: usize) -> Vec<Result<usize, String>> {
@@ -272,31 +291,25 @@ async fn a_storm_of_cancels_does_not_end_connections_under_others() {
 /// Each connection announces its end with its first answer, while a second one still runs.
 #[tokio::test]
 async fn a_connection_that_goes_away_finishes_what_it_has() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                let mut first = None;
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let head = http::Response::new(());
-                    let mut body = respond.send_response(head, false).unwrap();
-                    match first.take() {
-                        None => first = Some(body),
-                        Some(mut earlier) => {
-                            connection.graceful_shutdown();
-                            tokio::spawn(async move {
-                                body.send_data(Bytes::from_static(b"two"), true).unwrap();
-                                tokio::time::sleep(Duration::from_millis(50)).await;
-                                earlier.send_data(Bytes::from_static(b"first"), true).unwrap();
-                            });
-                        }
-                    }
+    let url = h2_server(|mut connection| async move {
+        let mut first = None;
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let head = http::Response::new(());
+            let mut body = respond.send_response(head, false).unwrap();
+            match first.take() {
+                None => first = Some(body),
+                Some(mut earlier) => {
+                    connection.graceful_shutdown();
+                    tokio::spawn(async move {
+                        body.send_data(Bytes::from_static(b"two"), true).unwrap();
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        earlier.send_data(Bytes::from_static(b"first"), true).unwrap();
+                    });
                 }
-            });
+            }
         }
-    });
+    })
+    .await;
     let endpoint = endpoint(&url, prior);
     for round in 1..4 {
         let first = send(&endpoint).await.unwrap();
@@ -311,29 +324,25 @@ async fn a_connection_that_goes_away_finishes_what_it_has() {
 /// both are told as what the provider saw.
 #[tokio::test]
 async fn a_stream_that_was_refused_for_its_connection_counts_as_a_request() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let seen = Arc::new(AtomicU64::new(0));
     let count = seen.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let count = count.clone();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                let mut open = Vec::new();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    count.fetch_add(1, SeqCst);
-                    match open.is_empty() {
-                        false => respond.send_reset(h2::Reason::REFUSED_STREAM),
-                        true => {
-                            let head = http::Response::new(());
-                            open.push(respond.send_response(head, false).unwrap());
-                        }
+    let url = h2_server(move |mut connection| {
+        let count = count.clone();
+        async move {
+            let mut open = Vec::new();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                count.fetch_add(1, SeqCst);
+                match open.is_empty() {
+                    false => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                    true => {
+                        let head = http::Response::new(());
+                        open.push(respond.send_response(head, false).unwrap());
                     }
                 }
-            });
+            }
         }
-    });
+    })
+    .await;
     let endpoint = endpoint(&url, prior);
     let _first = send(&endpoint).await.unwrap();
     let head = RequestHead::new("m", "/embeddings");
@@ -382,28 +391,22 @@ async fn a_stream_that_a_server_does_not_take_lets_its_body_go() {
 /// second request on the connection ends undisturbed, and the third gets another.
 #[tokio::test]
 async fn an_upload_that_stands_still_does_not_cut_others() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+    let url = h2_server(|mut connection| async move {
+        let mut unread = Vec::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let length = &request.headers()["content-length"];
+            let delay = if length.len() > 3 { 0 } else { 900 };
+            unread.push(request);
             tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                let mut unread = Vec::new();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let length = &request.headers()["content-length"];
-                    let delay = if length.len() > 3 { 0 } else { 900 };
-                    unread.push(request);
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(delay)).await;
-                        let head = http::Response::new(());
-                        let mut body = respond.send_response(head, false).unwrap();
-                        body.send_data(Bytes::from_static(b"ok"), true).unwrap();
-                        std::future::poll_fn(|cx| body.poll_reset(cx)).await
-                    });
-                }
+                tokio::time::sleep(Duration::from_millis(delay)).await;
+                let head = http::Response::new(());
+                let mut body = respond.send_response(head, false).unwrap();
+                body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+                std::future::poll_fn(|cx| body.poll_reset(cx)).await
             });
         }
-    });
+    })
+    .await;
     let endpoint = Arc::new(endpoint(&url, prior));
     let second = {
         let endpoint = endpoint.clone();

@@ -114,7 +114,7 @@ mod tests {
         Bell, Compat, PeerSegment, Ringer, WriteMap, bell_pair, monotonic_ns, own_uid,
     };
     use ringmain_wire::Geometry;
-    use tokio::task::yield_now;
+    use tokio::task::{JoinHandle, yield_now};
 
     use super::*;
     use crate::session::Bells;
@@ -140,6 +140,14 @@ mod tests {
     }
 
     impl Sleeper {
+        /// From here on bells are held.
+        async fn served(&self) -> JoinHandle<Infallible> {
+            let held = self.bells.held().clone();
+            let serving = tokio::spawn(async move { held.serve().await });
+            yield_now().await;
+            serving
+        }
+
         fn arm(&mut self) {
             self.armed.as_mut().unwrap().arm();
         }
@@ -154,9 +162,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_that_are_ready_together_ring_once() {
         let mut sleeper = sleeper();
-        let held = sleeper.bells.held().clone();
-        let serving = tokio::spawn(async move { held.serve().await });
-        yield_now().await;
+        let serving = sleeper.served().await;
         let armed = Arc::new(Mutex::new(sleeper.armed.take().unwrap()));
         for round in 1..=3 {
             let written = Arc::new(AtomicU32::new(0));
@@ -188,9 +194,7 @@ mod tests {
     #[tokio::test]
     async fn a_bell_that_was_held_for_long_is_rung_by_the_next_frame() {
         let mut sleeper = sleeper();
-        let held = sleeper.bells.held().clone();
-        let serving = tokio::spawn(async move { held.serve().await });
-        yield_now().await;
+        let serving = sleeper.served().await;
         sleeper.arm();
         sleeper.bell.ring_with_others();
         assert_eq!(sleeper.rings(), 0);
@@ -209,9 +213,7 @@ mod tests {
         sleeper.arm();
         sleeper.bell.ring_with_others();
         assert_eq!(sleeper.rings(), 1, "nobody serves yet");
-        let held = sleeper.bells.held().clone();
-        let serving = tokio::spawn(async move { held.serve().await });
-        yield_now().await;
+        let serving = sleeper.served().await;
         sleeper.arm();
         sleeper.bell.ring_with_others();
         assert_eq!(sleeper.rings(), 0);

@@ -15,6 +15,12 @@ pub struct Fault {
     pub sentence: String,
 }
 
+impl Fault {
+    fn is_syntax(&self) -> bool {
+        self.key.is_empty()
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.key.as_str() {
@@ -50,12 +56,13 @@ impl Report {
         self.line_starts.partition_point(|start| *start <= span.start)
     }
 
-    /// All faults, in the order of their lines. A line that is not even TOML has only that fault.
+    /// All faults, in the order of their lines. Where the text is not even TOML they are that alone:
+    /// what its keys would be is a guess.
     pub fn into_faults(self) -> Vec<Fault> {
         let mut faults = self.faults.into_inner();
-        let is_syntax = |fault: &&Fault| fault.key.is_empty();
-        let broken: Vec<_> = faults.iter().filter(is_syntax).map(|fault| fault.line).collect();
-        faults.retain(|fault| fault.key.is_empty() || !broken.contains(&fault.line));
+        if faults.iter().any(Fault::is_syntax) {
+            faults.retain(Fault::is_syntax);
+        }
         faults.sort_by_key(|fault| fault.line);
         faults
     }

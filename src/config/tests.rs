@@ -208,6 +208,14 @@ fn a_text_that_is_not_toml_is_told_with_its_line() {
     let found = faults("[broker]\ndrain = \n[[endpoint]]\nname=\"a\"\nbase_url=\"http://h\"\n");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("line 2: this is not TOML: "), "{found:?}");
+    // What the rest of it seems to say, or not to say, is nobody's fault.
+    for text in
+        ["what is this\n", "#!/bin/sh\necho hello\n", "[[endpoint]\nname = \"a\"\nkey = 1\n"]
+    {
+        let found = faults(text);
+        assert!(!found.is_empty(), "{text}");
+        assert!(found.iter().all(|fault| fault.contains("this is not TOML")), "{found:?}");
+    }
 }
 
 #[test]

@@ -236,6 +236,19 @@ fn chat_reads_its_prompt_from_standard_input() {
 }
 
 #[test]
+fn chat_asks_nothing_without_a_prompt() {
+    let provider = provider();
+    let broker = Broker::start(provider.addr(), Config::default());
+    for (prompt, place) in [("-", "standard input"), (" \n", "the command line")] {
+        let output = chat(&broker, prompt);
+        assert_eq!(output.status.code(), Some(1));
+        let told = format!("ringmain: the prompt on {place} is empty: there is nothing to ask\n");
+        assert_eq!(stderr(&output), told);
+    }
+    assert!(provider.log().is_empty(), "nothing was asked");
+}
+
+#[test]
 fn chat_tells_an_error_in_one_sentence_and_by_its_status() {
     let provider = provider();
     let broker = Broker::start(provider.addr(), Config::default());
@@ -636,7 +649,8 @@ fn a_drive_in_which_everything_failed_is_a_failure() {
     };
     let failed = drive(&["--model", "unknown"]);
     assert_eq!(failed.status.code(), Some(1), "{}", stderr(&failed));
-    assert!(stderr(&failed).contains("0 ended well, 2 in errors"), "{}", stderr(&failed));
+    let told = "0 ended well, 2 in errors (2 UnknownRoute), in ";
+    assert!(stderr(&failed).contains(told), "{}", stderr(&failed));
     let cancelled = drive(&["--cancel-after", "1", "--prompt", "[[sim n=1000 gap_us=10000]]"]);
     assert!(cancelled.status.success(), "{}", stderr(&cancelled));
     assert!(stderr(&cancelled).contains("2 were cancelled as asked"), "{}", stderr(&cancelled));

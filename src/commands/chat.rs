@@ -38,9 +38,19 @@ pub fn run(args: &Chat) -> Outcome {
 }
 
 fn prompt(argument: &str) -> io::Result<String> {
-    if argument != "-" {
-        return Ok(argument.to_owned());
+    let prompt = match argument {
+        "-" => read_prompt()?,
+        text => text.to_owned(),
+    };
+    if prompt.trim().is_empty() {
+        let place = if argument == "-" { "standard input" } else { "the command line" };
+        let sentence = format!("the prompt on {place} is empty: there is nothing to ask");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
     }
+    Ok(prompt)
+}
+
+fn read_prompt() -> io::Result<String> {
     let mut text = String::new();
     let read = io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_string(&mut text);
     let read =

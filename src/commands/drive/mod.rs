@@ -2,6 +2,8 @@
 
 mod exchange;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -43,8 +45,12 @@ struct Log {
     ended: AtomicU64,
     /// Cancelled by this driver.
     cancelled: AtomicU64,
-    failed: AtomicU64,
+    failures: Mutex<Failures>,
 }
+
+/// How many exchanges ended in which errors. Bound: the codes that there are.
+#[derive(Default)]
+struct Failures(BTreeMap<&'static str, u64>);
 
 /// Runs all exchanges. Errors of exchanges are in their records; the exit status is a failure when
 /// the driver itself failed, and when nothing but errors came of all of them.
@@ -57,17 +63,16 @@ pub fn run(args: &Drive) -> Outcome {
         _ => run_blocking(args.concurrency, &client, &load)?,
     }
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let [ended, cancelled, failed] = [&load.log.ended, &load.log.cancelled, &load.log.failed];
-    let (ended, cancelled, failed) = (count(ended), count(cancelled), count(failed));
+    let (ended, cancelled) = (count(&load.log.ended), count(&load.log.cancelled));
+    let failures = load.log.failures.lock();
     let took = begun.elapsed();
     match cancelled {
-        0 => eprintln!("{ended} ended well, {failed} in errors, in {took:.1?}"),
+        0 => eprintln!("{ended} ended well, {failures}, in {took:.1?}"),
         _ => eprintln!(
-            "{ended} ended well, {cancelled} were cancelled as asked, {failed} ended in errors, \
-             in {took:.1?}"
+            "{ended} ended well, {cancelled} were cancelled as asked, {failures}, in {took:.1?}"
         ),
     }
-    let all_failed = failed > 0 && ended + cancelled == 0;
+    let all_failed = failures.total() > 0 && ended + cancelled == 0;
     Ok(if all_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -164,7 +169,7 @@ impl Log {
             submissions,
             ended: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            failures: Mutex::default(),
         })
     }
 
@@ -176,14 +181,36 @@ impl Log {
     }
 
     fn finished(&self, record: &CallerRecord) -> io::Result<()> {
-        let counter = match record.end {
-            Some(End::End { .. }) => &self.ended,
-            _ if record.cancelled_ns.is_some() && record.error_code() == Some(Code::Cancelled) => {
-                &self.cancelled
+        let code = record.error_code();
+        match record.end {
+            Some(End::End { .. }) => _ = self.ended.fetch_add(1, Ordering::Relaxed),
+            _ if record.cancelled_ns.is_some() && code == Some(Code::Cancelled) => {
+                self.cancelled.fetch_add(1, Ordering::Relaxed);
             }
-            _ => &self.failed,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+            _ => self.failures.lock().add(code),
+        }
         record.write_line(&mut *self.out.lock())
+    }
+}
+
+impl Failures {
+    fn add(&mut self, code: Option<Code>) {
+        *self.0.entry(code.map_or("no end", Code::name)).or_default() += 1;
+    }
+
+    fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in errors", self.total())?;
+        let mut before = " (";
+        for (code, count) in &self.0 {
+            write!(f, "{before}{count} {code}")?;
+            before = ", ";
+        }
+        f.write_str(if self.0.is_empty() { "" } else { ")" })
     }
 }

@@ -62,6 +62,8 @@ pub(crate) enum Mutant {
     HeldReadBeforeLook,
     #[cfg(all(test, loom))]
     HeldClearedLate,
+    #[cfg(all(test, loom))]
+    HeldTakenBack,
 }
 
 #[cfg(not(all(test, loom)))]

@@ -13,7 +13,7 @@
 //! thread itself, which costs one more system call per ring.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -130,14 +130,16 @@ impl PeerBell {
                 self.release();
             }
         } else if now_ns.saturating_sub(held_ns) > HELD_NS_MAX {
-            self.held_ns.store(now_ns, Relaxed);
+            // Not where it was released meanwhile: it stands in no queue then. Release: whoever
+            // releases it comes after this, and so does whatever finds it released.
+            let _ = self.held_ns.compare_exchange(held_ns, now_ns, Release, Relaxed);
             self.ring_if_due();
         }
     }
 
     /// Held no longer: rings if the peer sleeps.
     pub fn release(self: &Arc<Self>) {
-        self.held_ns.store(0, SeqCst);
+        self.held_ns.swap(0, SeqCst);
         self.ring_if_due();
     }
 

@@ -4,8 +4,8 @@
 //! Holding and releasing belong to the broker's sessions, so it is not their code that is checked
 //! here but the same steps in the same order over this crate's own lanes and [`Ring`]: a
 //! [`Doorbell`] for the queue of held bells and one for the descriptor that the sleeper sleeps on.
-//! What the model leaves out is time, so that no bell was held for too long, a queue that nobody
-//! serves, and rings that are slow.
+//! Time is a word of each writer that says how often a bell that it finds held was held for too
+//! long. What the model leaves out is a queue that nobody serves, and rings that are slow.
 //!
 //! The releaser is ended by the sleeper, when all frames were read, and by nobody else: a word
 //! from a writer would make its publication known to the releaser, and hide what a fence is for.
@@ -21,7 +21,7 @@ const SIZES: Sizes = Sizes { lines: 8, quarter: 2, reserve: 0, terminal: 1 };
 /// What the writers and the releaser share.
 struct Held {
     ring: Ring<LoomMemory>,
-    /// 1: the bell is held.
+    /// Not 0: the bell is held, since that time.
     held: AtomicU64,
     /// What the releaser sleeps on, rung by whoever holds the bell.
     told: Doorbell,
@@ -41,16 +41,34 @@ impl Held {
         }
     }
 
-    /// After a publication: sees to it that a sleeper is rung, by somebody.
-    fn ring_with_others(&self) {
+    /// After a publication: sees to it that a sleeper is rung, by somebody. As often as `lapses`
+    /// says, the bell was held for too long by then.
+    fn ring_with_others(&self, lapses: &mut u8) {
         let early =
             mutant::is(Mutant::HeldReadBeforeLook).then(|| self.held.load(Ordering::Relaxed));
         if !self.ring.is_due() {
             return;
         }
         let held = early.unwrap_or_else(|| self.held.load(Ordering::Relaxed));
-        if held == 0 && self.hold() {
-            self.told.ring();
+        if held == 0 {
+            if self.hold() {
+                self.told.ring();
+            }
+        } else if *lapses > 0 {
+            *lapses -= 1;
+            self.ring_myself(held);
+        }
+    }
+
+    fn ring_myself(&self, held: u64) {
+        let later = held + 1;
+        if mutant::is(Mutant::HeldTakenBack) {
+            self.held.store(later, Ordering::Release);
+        } else {
+            let _ = self.held.compare_exchange(held, later, Ordering::Release, Ordering::Relaxed);
+        }
+        if self.ring.due() {
+            self.bell.ring();
         }
     }
 
@@ -61,13 +79,13 @@ impl Held {
     fn release(&self) {
         let late = mutant::is(Mutant::HeldClearedLate);
         if !late {
-            self.held.store(0, Ordering::SeqCst);
+            self.held.swap(0, Ordering::SeqCst);
         }
         if self.ring.due() {
             self.bell.ring();
         }
         if late {
-            self.held.store(0, Ordering::SeqCst);
+            self.held.swap(0, Ordering::SeqCst);
         }
     }
 
@@ -89,20 +107,22 @@ impl Held {
     }
 }
 
-/// Two writers with `frames` frames each on a lane of its own, the releaser, and the sleeper.
-fn held(name: &str, floor: usize, preemptions: usize, frames: u8) {
+/// Two writers with `frames` frames each on a lane of its own, the first with so many `lapses`, the
+/// releaser, and the sleeper.
+fn held(name: &str, floor: usize, preemptions: usize, frames: u8, lapses: u8) {
     check(name, floor, Some(preemptions), move || {
         let small = Small::new(SIZES);
         let held = Arc::new(Held::new(&small));
         let mut parties: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
         for lane in 0..2 {
             let (mut writer, held) = (small.writer(lane), held.clone());
+            let mut lapses = if lane == 0 { lapses } else { 0 };
             parties.push(Box::new(move || {
                 writer.begin(ExchangeId(lane as u64)).unwrap();
                 for mark in 1..=frames {
                     let kind = if mark == frames { Kind::End } else { Kind::Body };
                     assert!(write(&mut writer, kind, &[mark]));
-                    held.ring_with_others();
+                    held.ring_with_others(&mut lapses);
                 }
             }));
         }
@@ -118,5 +138,10 @@ fn held(name: &str, floor: usize, preemptions: usize, frames: u8) {
 
 #[test]
 fn loom_held() {
-    held("held, 2 writers, 1 bell", 12_000, 2, 1);
+    held("held, 2 writers, 1 bell", 12_000, 2, 1, 0);
+}
+
+#[test]
+fn loom_held_for_too_long() {
+    held("held for too long, 2 writers, 1 bell", 100_000, 2, 2, 1);
 }

@@ -57,6 +57,7 @@ const CASES: &[(Mutant, &str)] = &[
     (Mutant::NoLookFence, "held::loom_held"),
     (Mutant::HeldClearedLate, "held::loom_held"),
     (Mutant::HeldReadBeforeLook, "held::loom_held"),
+    (Mutant::HeldTakenBack, "held::loom_held_for_too_long"),
     (Mutant::NoWriterFence, "held::loom_held"),
     (Mutant::NoSleeperFence, "held::loom_held"),
 ];

@@ -95,9 +95,9 @@ impl Alarm {
 
     /// The task gives way to others once and has seen to it that it is polled again, so whatever
     /// else it could be woken by need not be asked in between.
-    // Bound: of whoever says so, who counts its turns or looks at the clock.
-    pub fn passes_turn(&self) {
-        self.is_in_turn.store(true, Relaxed);
+    // Bound: the next limit, from which on the timer is asked as always.
+    pub fn passes_turn(&self, now_ns: u64) {
+        self.is_in_turn.store(now_ns < self.look_ns.load(Relaxed), Relaxed);
     }
 
     /// Whether the poll that just ended gave way to others. Asked after it, once.
@@ -263,6 +263,21 @@ mod tests {
             };
             assert_eq!(alarm.over(pin!(work)).await, Err(expired));
         }
+    }
+
+    /// Work that gives way for ever, and never waits, is stopped all the same.
+    #[tokio::test]
+    async fn a_limit_passes_in_the_middle_of_a_burst() {
+        let alarm = alarm(5 * MS);
+        let begun = Instant::now();
+        let work = std::future::poll_fn(|cx| {
+            assert!(begun.elapsed() < 5_000 * MS, "the limit was never asked for");
+            alarm.passes_turn(monotonic_ns());
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        let expired = Expired::Deadline(DeadlineOrigin::Total);
+        assert_eq!(alarm.over(pin!(work)).await, Err(expired));
     }
 
     /// A limit that is moved before it passes never goes off, and one that is made shorter does.

@@ -74,7 +74,7 @@ impl Gather {
             // The task of the connection was woken by the last chunk that was taken from it and
             // comes before this one in the queue; it gives what it has read already.
             has_yielded = true;
-            alarm.passes_turn();
+            alarm.passes_turn(self.now_ns);
             cx.waker().wake_by_ref();
             Poll::Pending
         })

@@ -1,10 +1,10 @@
-//! How long written frames wait for their ring.
+//! How long written frames wait until they are flushed: until their reader is rung for.
 //!
 //! To be woken costs a consumer several microseconds, more than reading hundreds of frames does,
 //! and whoever rings about as much. So while a provider sends faster than that, a task does not
 //! ring for every chunk but once for all that is at hand: it lets the task of the connection run
 //! once, and rings when that brought nothing. A chunk that had to be waited for is no burst and is
-//! rung for at once; in a burst a frame waits for its ring for [`HELD_NS_MAX`] at most, and a full
+//! flushed at once; in a burst a frame is flushed after [`UNFLUSHED_NS_MAX`] at most, and a full
 //! lane ends the wait too.
 //!
 //! Over HTTP/1.1 the task of the connection hands over one chunk each time it runs, so that a look
@@ -25,15 +25,15 @@ use crate::alarm::Alarm;
 
 /// A chunk that was waited for no longer than this belongs to a burst.
 const BURST_GAP_NS: u64 = 100_000;
-/// Longest time that a frame waits for its ring: what a task needs to fill a lane, and far below
-/// the gap between two tokens that come as they are made.
-const HELD_NS_MAX: u64 = 500_000;
+/// Longest time until a frame is flushed: what a task needs to fill a lane, and far below the gap
+/// between two tokens that come as they are made.
+const UNFLUSHED_NS_MAX: u64 = 500_000;
 
 /// Chunks for which the task of the connection is let go first, until it is tried again whether
 /// it gives more than one at a time.
 const AHEAD: u8 = 32;
 
-/// The state of one answer: whether its chunks come in a burst, and since when nobody rang.
+/// The state of one answer: whether its chunks come in a burst, and since when nothing was flushed.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
     is_burst: bool,
@@ -41,8 +41,8 @@ pub(crate) struct Gather {
     ahead: u8,
     /// When the wait for the present chunk began.
     waits_ns: u64,
-    /// When the first frame that was not rung for came.
-    held_ns: u64,
+    /// When the first frame came that is not flushed.
+    unflushed_ns: u64,
     /// When the present chunk came.
     now_ns: u64,
 }
@@ -55,7 +55,7 @@ impl Gather {
         body: &mut AnswerBody,
         alarm: &Alarm,
     ) -> Option<Result<Option<Bytes>, UpstreamError>> {
-        if !self.is_burst || self.now_ns.saturating_sub(self.held_ns) >= HELD_NS_MAX {
+        if !self.is_burst || self.now_ns.saturating_sub(self.unflushed_ns) >= UNFLUSHED_NS_MAX {
             return None;
         }
         let is_ahead = self.ahead > 0;
@@ -99,7 +99,7 @@ impl Gather {
     pub fn came(&mut self) {
         self.now_ns = monotonic_ns();
         self.is_burst = self.now_ns.saturating_sub(self.waits_ns) <= BURST_GAP_NS;
-        self.held_ns = self.now_ns;
+        self.unflushed_ns = self.now_ns;
     }
 
     /// When the present chunk came.

@@ -44,9 +44,8 @@ const HELD: RowSpec = RowSpec {
 /// Streams at a time.
 const LOAD_STREAMS: u32 = 32;
 /// How long the broker keeps an unused connection to the provider, in its configuration. How many
-/// connections a process leaves behind depends on how many of its streams were under way at the
-/// same moment in each of the broker's threads: a count that swings by dozens from process to
-/// process, and each connection has two descriptors. So they are let go before any is counted.
+/// a process leaves behind swings by dozens, up to twice as many as it has streams, and each has
+/// two descriptors: they are let go before any descriptor is counted.
 const IDLE_TIMEOUT: &str = "idle_timeout = \"2s\"\n";
 /// From the end of a process on, longer than that by what a loaded machine may take.
 const LET_GO: Duration = Duration::from_secs(6);

@@ -1,6 +1,6 @@
 //! The lock around the limits, the wake-ups, and the timer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,7 +27,8 @@ struct State {
     admission: Admission<oneshot::Sender<Grant>>,
     /// When the timer has to serve the queue next.
     due_ns: Option<u64>,
-    is_ticking: bool,
+    /// Lives as long as the task of the timer, which ends with its runtime.
+    ticking: Weak<()>,
     /// Where those who wait run. A grant may be dropped outside of any runtime.
     runtime: Option<Handle>,
 }
@@ -50,7 +51,8 @@ struct Waiting<'a> {
 impl Gate {
     pub fn new(rules: Vec<LimitRule>, bounds: QueueBounds) -> Gate {
         let admission = Admission::new(rules, bounds);
-        let state = Mutex::new(State { admission, due_ns: None, is_ticking: false, runtime: None });
+        let (ticking, runtime) = (Weak::new(), None);
+        let state = Mutex::new(State { admission, due_ns: None, ticking, runtime });
         Gate(Arc::new(Shared { state, sooner: Notify::new() }))
     }
 
@@ -160,21 +162,25 @@ impl Gate {
             (set, due) => set.is_none() && due.is_some(),
         };
         state.due_ns = due_ns;
-        if let (Some(_), false, Some(runtime)) = (due_ns, state.is_ticking, &state.runtime) {
-            runtime.spawn(self.clone().tick());
-            state.is_ticking = true;
+        let is_ticking = state.ticking.strong_count() > 0;
+        if let (Some(_), false, Some(runtime)) = (due_ns, is_ticking, &state.runtime) {
+            let ticks = Arc::new(());
+            state.ticking = Arc::downgrade(&ticks);
+            runtime.spawn(self.clone().tick(ticks));
         } else if is_sooner {
             self.0.sooner.notify_one();
         }
     }
 
     /// Serves the queue whenever the next turn has come; ends when nobody waits for a time.
-    async fn tick(self) {
+    async fn tick(self, _ticks: Arc<()>) {
         // Bound: as long as somebody waits for a time, and one round per turn.
         loop {
             let due_ns = {
                 let mut state = self.0.state.lock();
-                state.is_ticking = state.due_ns.is_some();
+                if state.due_ns.is_none() {
+                    state.ticking = Weak::new();
+                }
                 state.due_ns
             };
             let Some(due_ns) = due_ns else { return };

@@ -50,6 +50,26 @@ async fn a_waiter_is_woken_when_its_turn_comes() {
     assert!(gate.is_at_rest());
 }
 
+/// The task of the timer is gone with its runtime; whoever waits in the next one has one again.
+#[test]
+fn a_waiter_in_another_runtime_is_woken() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let requests = Some(Rate { per_minute: 600, burst: 1 });
+    let gate = gate(LimitRule { route: Some("m".into()), requests, ..LimitRule::default() });
+    runtime().block_on(async {
+        let mut first = permit(&gate).await;
+        first.attempt(Some("a")).await.unwrap();
+        first.sent();
+        first.settle(&Record::new());
+        let mut second = permit(&gate).await;
+        let _ = timeout(Duration::ZERO, second.attempt(Some("a"))).await;
+    });
+    runtime().block_on(async {
+        let mut third = permit(&gate).await;
+        timeout(SOON, third.attempt(Some("a"))).await.expect("its turn comes").unwrap();
+    });
+}
+
 #[tokio::test]
 async fn an_attempt_that_never_left_counts_as_nothing() {
     let requests = Some(Rate { per_minute: 1, burst: 2 });

@@ -17,6 +17,9 @@ const UIDS_MAX: usize = 64;
 const PATIENCE_MIN: Duration = Duration::from_secs(5);
 /// And so many times as long as answers take.
 const PATIENCE_FACTOR: u32 = 3;
+/// The most, but for an endpoint whose answers take longer: one that once took a quarter of an hour
+/// must not make everybody wait for three.
+const PATIENCE_MAX: Duration = Duration::from_secs(300);
 /// A faster answer moves what is usual by one part of so many; a slower one moves it at once.
 const FORGET: u32 = 8;
 
@@ -62,7 +65,8 @@ impl Silences {
 
     /// How long a request has to wait in vain before that says anything.
     pub fn patience(&self) -> Duration {
-        self.usual.saturating_mul(PATIENCE_FACTOR).max(PATIENCE_MIN)
+        let patience = self.usual.saturating_mul(PATIENCE_FACTOR);
+        patience.clamp(PATIENCE_MIN, PATIENCE_MAX).max(self.usual)
     }
 
     /// When this uid may ask for leave again; `None`: now. Takes nothing.
@@ -178,6 +182,10 @@ mod tests {
         assert_eq!(silences.patience(), Duration::from_secs(210));
         (0..100).for_each(|_| silences.heard(Some(Duration::ZERO)));
         assert_eq!(silences.patience(), Duration::from_secs(5));
+        silences.heard(Some(Duration::from_secs(120)));
+        assert_eq!(silences.patience(), Duration::from_secs(300), "not three times as long");
+        silences.heard(Some(Duration::from_secs(900)));
+        assert_eq!(silences.patience(), Duration::from_secs(900), "no less than answers take");
     }
 
     proptest! {

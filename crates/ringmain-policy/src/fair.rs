@@ -1,11 +1,12 @@
 //! A queue that is fair between uids: they are served in turn, the sessions of a uid in turn, and
 //! what waits in a session by earliest deadline.
 //!
-//! What waits is of some kind, and only the first of each kind of a session is looked at: the
-//! rest behind it would be served no sooner. One no holds for the whole kind of its uid as long as
-//! it is served: what the first lacks is kept for it, so nobody else gets it. A uid whose every
-//! kind met a no costs nothing more, however many sessions wait. The queue knows nothing of what is waited for; the
-//! one who serves judges each candidate.
+//! What waits is of some kind, and only the first of each kind of a session is looked at: the rest
+//! behind it would be served no sooner. When a first one is told to wait on, so is its whole kind,
+//! in all sessions of its uid, until the queue is served again: what the first lacks is kept for
+//! it, so nobody else gets it. A uid whose every kind was told so costs nothing more, however many
+//! of its sessions wait. The queue knows nothing of what is waited for; the one who serves judges
+//! each candidate.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 

@@ -7,10 +7,11 @@
 //! | [`WriteMap`] | this process alone | word loads and stores, copies |
 //!
 //! A reference promises the compiler that the bytes behind it stand still, so none covers bytes
-//! that a hostile process may write (but for the fenced type in `lend`). All access goes through atomic words of 8 bytes,
-//! which promise nothing of the kind. On a page that is mapped read-only the standard library
-//! guarantees relaxed loads of at most a word, no stronger ordering; an acquire is therefore a
-//! relaxed load and a fence, and the fence belongs to the protocol above this crate.
+//! that a hostile process may write (but for the fenced type in `lend`). All access goes through
+//! atomic words of 8 bytes, which promise nothing of the kind. On a page that is mapped read-only
+//! the standard library guarantees relaxed loads of at most a word, no stronger ordering; an
+//! acquire is therefore a relaxed load and a fence, and the fence belongs to the protocol above
+//! this crate.
 //!
 //! Maps are cheap to clone and share one mapping, which is gone with the last clone. They are left
 //! out of a forked child: whatever a child does, the sessions of its parent stay untouched.

@@ -44,12 +44,13 @@ static HELD: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
 #[derive(Debug)]
 pub struct SocketHandle {
     inner: AsyncFd<OwnedFd>,
-    _held: Option<Held>,
+    /// Over a Unix socket. Dropped with the handle, it takes the connection off [`HELD`].
+    _claim: Option<Claim>,
 }
 
-/// The number of a connection among those that there are handles on.
+/// A connection, by its number, stands among those that there are handles on until this is dropped.
 #[derive(Debug)]
-struct Held(u64);
+struct Claim(u64);
 
 /// Numbers above the lowest free one that a new descriptor may get, if others take those below it
 /// at the same time.
@@ -107,7 +108,7 @@ impl SocketHandle {
             (None, _) => only_unheld()?,
         };
         let mut handle = SocketHandle::of(fd, |fd| unix_cookie(fd) == Some(cookie))?;
-        handle._held = Some(Held::new(cookie));
+        handle._claim = Some(Claim::on(cookie));
         Ok(handle)
     }
 
@@ -130,7 +131,7 @@ impl SocketHandle {
         // SAFETY: an `OwnedFd` names one open descriptor, the same at every call, until it is
         // dropped; it is private to the `AsyncFd`, which deregisters before it drops it.
         let inner = unsafe { AsyncFd::register_with_interest(copy, Interest::WRITABLE)? };
-        Ok(SocketHandle { inner, _held: None })
+        Ok(SocketHandle { inner, _claim: None })
     }
 
     /// Cuts the connection: whoever waits to write or read finds it broken at once, and what the
@@ -169,14 +170,14 @@ impl UnixConnections {
     }
 }
 
-impl Held {
-    fn new(cookie: u64) -> Held {
+impl Claim {
+    fn on(cookie: u64) -> Claim {
         HELD.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie);
-        Held(cookie)
+        Claim(cookie)
     }
 }
 
-impl Drop for Held {
+impl Drop for Claim {
     fn drop(&mut self) {
         HELD.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
     }

@@ -1,8 +1,8 @@
 //! A session: one attached process.
 //!
-//! What its tasks share stands here; [`task`] is the session's own task, [`watch`] what
-//! it waits for, [`spin`] how it waits without sleeping, [`lane`] one lane, [`doorbell`] the way to wake the peer, [`held`]
-//! once for many.
+//! What its tasks share stands here; [`task`] is the session's own task, [`watch`] what it waits
+//! for, [`spin`] how it waits without sleeping, [`lane`] one lane, [`doorbell`] the way to wake the
+//! peer, and [`held`] the way to wake it once for what many tasks wrote.
 
 mod doorbell;
 mod held;

@@ -13,6 +13,7 @@ use ringmain_shm::{Listener, monotonic_ns};
 use ringmain_upstream::Endpoint;
 use ringmain_wire::Code;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::account::Ledger;
 use crate::admit::Gate;
@@ -146,7 +147,10 @@ impl Broker {
         let mut segment = self.open_counters();
         self.start_endpoints();
         let held = self.bells.held().clone();
-        let ringing = tokio::spawn(async move { held.serve().await });
+        // A task, for tasks wake each other without a system call; whoever runs the runtime itself
+        // is woken through its reactor. It ends with this call, also where that is dropped.
+        let mut ringing = JoinSet::new();
+        ringing.spawn(async move { held.serve().await });
         let work = async {
             listen::accept_until(self, &listener, drain).await?;
             self.set_phase(Phase::Draining);
@@ -158,7 +162,7 @@ impl Broker {
             report = work => report,
             never = self.publish(&mut segment) => match never {},
         };
-        ringing.abort();
+        ringing.abort_all();
         self.write_counters(&mut segment, State::Ended);
         report
     }

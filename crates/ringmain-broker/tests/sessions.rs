@@ -4,24 +4,43 @@
 
 mod common;
 
+use std::future::pending;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use common::caller::{head, hear, small};
 use common::provider::deltas;
 use common::{Caller, Provider, Served, Step, everything, route, soon, until};
 use ringmain_broker::counters::Snapshot;
-use ringmain_broker::{Allow, BrokerConfig, RouteTable};
-use ringmain_shm::{Control, own_uid};
+use ringmain_broker::{Allow, Broker, BrokerConfig, RouteTable};
+use ringmain_shm::{Control, Listener, own_uid};
 use ringmain_wire::control::{Hello, Message};
 use ringmain_wire::head::Method;
 use ringmain_wire::limits::ABI_VERSION;
 use ringmain_wire::{Code, Entry, Flags, Geometry, Kind, Mode, RequestHead};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 async fn served(change: impl FnOnce(&mut BrokerConfig)) -> Served {
     let mut config = BrokerConfig::default();
     change(&mut config);
     Served::start(config, everything(&Provider::of(vec![]).await))
+}
+
+#[tokio::test]
+async fn a_broker_that_serves_no_longer_leaves_no_task_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(&folder.path().join("broker.sock"), 0o600, None).unwrap();
+    let provider = Provider::of(vec![]).await;
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let broker = Broker::new(BrokerConfig::default(), everything(&provider));
+    let serving = broker.serve(listener, pending());
+    assert!(timeout(Duration::from_millis(10), serving).await.is_err());
+    assert!(tasks() > before);
+    drop(broker);
+    until(|| tasks() == before).await;
 }
 
 #[tokio::test]

@@ -251,6 +251,24 @@ pub fn eventually(what: &str, done: impl FnMut() -> bool) {
     assert!(wait_until(WATCHDOG, done), "this never happened: {what}");
 }
 
+/// Rings for 800 ms, on a busy host for as long as a flood takes; fails where this costs the process
+/// more than a fifth of a CPU.
+pub fn flood_costs_next_to_nothing(pid: u32, mut ring: impl FnMut()) {
+    let before = proc::cpu_ticks(pid);
+    let start = Instant::now();
+    let mut rings = 0u64;
+    while start.elapsed() < Duration::from_millis(800) || rings <= 20_000 {
+        assert!(start.elapsed() < WATCHDOG, "{rings} rings are no flood");
+        ring();
+        rings += 1;
+    }
+    let ticks = proc::cpu_ticks(pid) - before;
+    let ms = start.elapsed().as_millis() as u64;
+    println!("{rings} rings in {ms} ms cost the broker {ticks} ticks");
+    // Heard one by one they take a good part of a CPU; muted, a wake-up per 10 ms.
+    assert!(ticks * 800 < 16 * ms, "{rings} rings cost {ticks} ticks in {ms} ms");
+}
+
 /// Folder of the recorded streams, or `None` after saying that the test is skipped.
 pub fn corpus() -> Option<PathBuf> {
     match std::env::var_os("RINGMAIN_CORPUS") {

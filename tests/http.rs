@@ -11,7 +11,7 @@
 //! | `callers` | keys, peers, web pages |
 //! | `large` | events and bodies as large as they may be |
 //! | `hygiene` | bounds, keep-alive, HTTP/2, the drain |
-//! | `unread` | callers over HTTP/2 that make no room for their answers |
+//! | `unread` | callers that make no room for their answers |
 //! | `smuggling` | requests that two readers could understand in two ways |
 //! | `phases` | a caller that leaves before there is an answer, or amid one |
 //! | `recordings` | every recorded stream and refusal, byte for byte |

@@ -1,4 +1,4 @@
-//! Callers over HTTP/2 that make no room for their answers: those are timed and charged, however
+//! Callers that make no room for their answers: those are timed and charged, over HTTP/2 however
 //! small they are, and whole ones no less than streams.
 
 use std::time::Duration;
@@ -7,7 +7,8 @@ use ringmain_sim::ProviderConfig;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::common::{Config, WATCHDOG};
+use crate::common::{Config, WATCHDOG, eventually};
+use crate::wire::Connection;
 use crate::{World, chat, plain};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -55,6 +56,7 @@ fn http_unread_answers_over_http2_are_charged_and_given_up() {
     // Room for three answers.
     let world = world("[limits]\nslow_consumer = \"1s\"\n[quota]\ncopy_bytes = 196608\n");
     run(async {
+        let blind = client(0);
         for window in WINDOWS {
             let client = client(window);
             // A whole answer, a stream, a refusal of the provider and one of the broker.
@@ -69,6 +71,10 @@ fn http_unread_answers_over_http2_are_charged_and_given_up() {
             assert_eq!(statuses, [200, 200, 422, 400, 429], "room for {window}");
             assert_eq!(world.provider.log().len(), asked, "nobody is asked without room");
             await_room(&world).await;
+            // To read an answer makes room for it. When this one, which takes nothing and came
+            // last, is given up, all of them are.
+            let canary = send(&blind, &world, "/v1/x", &json!({"a": 1})).await;
+            assert!(timeout(WATCHDOG, canary.bytes()).await.expect("it is ended").is_err());
             for (number, answer) in answers.into_iter().enumerate() {
                 let read = timeout(WATCHDOG, answer.bytes()).await.expect("it is ended");
                 assert!(read.is_err(), "answer {number}, room for {window}: {read:?}");
@@ -78,6 +84,45 @@ fn http_unread_answers_over_http2_are_charged_and_given_up() {
             await_room(&world).await;
         }
     });
+    world.await_rest();
+}
+
+/// What is kept for the sake of HTTP/1.0 stays charged while its caller does not read it.
+#[test]
+fn http_an_unread_answer_to_http_1_0_is_charged_and_given_up() {
+    const LARGE: usize = 6 << 20;
+    let addr = crate::canned::provider(|_| {
+        let text = format!("{{\"x\":\"{}\"}}", "y".repeat(LARGE));
+        crate::canned::answer(200, "application/json", text.as_bytes())
+    });
+    // Room for one, which takes 8 MiB.
+    let world = world(&format!(
+        "[limits]\nslow_consumer = \"1s\"\n[quota]\ncopy_bytes = 12582912\n[[endpoint]]\n\
+         name = \"large\"\nbase_url = \"http://{addr}/v1\"\n[[route]]\nmodel = \"large\"\n\
+         endpoints = [{{ name = \"large\" }}]\n"
+    ));
+    let body = json!({"model": "large", "messages": []}).to_string();
+    let request = format!(
+        "POST {CHAT} HTTP/1.0\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let ask = || {
+        let mut connection = Connection::unix(&world.socket);
+        connection.send(request.as_bytes());
+        (connection.head().status, connection)
+    };
+    let (status, mut unread) = ask();
+    assert_eq!(status, 200);
+    world.await_rest();
+    assert_eq!(ask().0, 429, "what is not read is held");
+    let mut read = 0;
+    eventually("there is room again", || {
+        let (status, mut connection) = ask();
+        read = connection.rest().len();
+        status == 200
+    });
+    assert!(read > LARGE);
+    assert!(unread.rest().len() < LARGE, "it was ended");
     world.await_rest();
 }
 

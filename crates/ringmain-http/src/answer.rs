@@ -13,7 +13,6 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Frame, SizeHint};
-use parking_lot::Mutex;
 use ringmain_broker::face::{Charged, Failure};
 use ringmain_wire::{Code, Stage};
 use tokio::time::{Sleep, sleep};
@@ -21,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 use crate::gather::{Gathered, Gatherer};
 use crate::gauge::Gauge;
 use crate::heartbeat::{HEARTBEAT, Heartbeat};
-use crate::outlet::{Head, Outlet, WAITING_BYTES_MAX};
+use crate::outlet::{Head, WAITING_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::running::Running;
 use crate::shape::{Shape, Words};
@@ -53,9 +52,9 @@ pub(crate) async fn of(
     match (head, ended) {
         (Some(head), None) => match &manner.gatherer {
             Some(gatherer) if !head.is_stream => {
-                let Gathered { whole, charged } = gatherer.gather(&running).await?;
-                let kept = Kept { _charged: charged, ..Kept::new(whole, &running) };
-                Ok(head.response.map(|()| Body::new(kept)))
+                let gathered = gatherer.gather(&running).await?;
+                let seat = watch.answer(&running, gauge);
+                Ok(head.response.map(|()| Body::new(Kept::new(gathered, running, Some(seat)))))
             }
             _ => {
                 let seat = watch.answer(&running, gauge);
@@ -66,7 +65,8 @@ pub(crate) async fn of(
             let whole = running.outlet.lock().take();
             Ok(head.response.map(|()| match whole.is_empty() {
                 true => Body::empty(),
-                false => Body::new(Kept::new(whole, &running)),
+                // The server takes so little at once.
+                false => Body::new(Kept::new(whole.into(), running, None)),
             }))
         }
         // What was written before it broke is delivered, and then the breaking.
@@ -122,14 +122,17 @@ fn streamed(
 
 /// An answer that was whole before its head went out, and what it is charged.
 struct Kept {
-    whole: Bytes,
+    rest: Bytes,
+    running: Arc<Running>,
     _charged: Vec<Charged>,
-    _outlet: Arc<Mutex<Outlet>>,
+    /// Of one that may be longer than what the server takes at once.
+    seat: Option<Seat>,
 }
 
 impl Kept {
-    fn new(whole: Bytes, running: &Running) -> Kept {
-        Kept { whole, _charged: Vec::new(), _outlet: running.outlet.clone() }
+    fn new(gathered: Gathered, running: Arc<Running>, seat: Option<Seat>) -> Kept {
+        let Gathered { whole, charged } = gathered;
+        Kept { rest: whole, running, _charged: charged, seat }
     }
 }
 
@@ -141,16 +144,28 @@ impl http_body::Body for Kept {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let whole = std::mem::take(&mut self.whole);
-        Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
+        self.running.turns.asked();
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = match &self.seat {
+            None => std::mem::take(&mut self.rest),
+            // What the server has taken is charged to nobody, so it keeps nothing but its copy.
+            Some(_) => {
+                let bytes = self.rest.len().min(WAITING_BYTES_MAX);
+                Bytes::copy_from_slice(&self.rest.split_to(bytes))
+            }
+        };
+        self.running.turns.given();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.whole.is_empty()
+        self.rest.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.whole.len() as u64)
+        SizeHint::with_exact(self.rest.len() as u64)
     }
 }
 
@@ -316,10 +331,11 @@ mod tests {
     use std::task::Waker;
 
     use http_body::Body as _;
+    use parking_lot::Mutex;
     use ringmain_broker::face::{Egress as _, Push};
     use ringmain_wire::Kind;
 
-    use crate::outlet::OutletEgress;
+    use crate::outlet::{Outlet, OutletEgress};
 
     /// One event is told of at once, the next two together.
     async fn burst(mut egress: OutletEgress) -> Result<(), Box<Refusal>> {
@@ -331,6 +347,24 @@ mod tests {
             tokio::task::yield_now().await;
         }
         std::future::pending().await
+    }
+
+    #[test]
+    fn a_long_answer_is_given_in_pieces_that_keep_nothing_of_it() {
+        let work = Box::pin(std::future::pending());
+        let running = Arc::new(Running::new(work, Arc::default(), Arc::default(), None));
+        let seat = Watch::new().answer(&running, None);
+        let whole = Bytes::from(vec![7; 2 * WAITING_BYTES_MAX + 1]);
+        let mut kept = Kept::new(whole.clone().into(), running, Some(seat));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut given = Vec::new();
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut kept).poll_frame(&mut cx) {
+            given.push(frame.into_data().unwrap());
+        }
+        let sizes: Vec<_> = given.iter().map(Bytes::len).collect();
+        assert_eq!(sizes, [WAITING_BYTES_MAX, WAITING_BYTES_MAX, 1]);
+        drop(kept);
+        assert!(whole.is_unique());
     }
 
     #[tokio::test]

@@ -21,6 +21,13 @@ pub(crate) struct Gathered {
     pub charged: Vec<Charged>,
 }
 
+/// One that was never more than may wait for its server.
+impl From<Bytes> for Gathered {
+    fn from(whole: Bytes) -> Gathered {
+        Gathered { whole, charged: Vec::new() }
+    }
+}
+
 /// Keeps an answer. Bound: `bytes_max`, and the quota of its caller.
 pub(crate) struct Gatherer {
     pub charger: Charger,

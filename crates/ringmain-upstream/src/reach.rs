@@ -33,15 +33,31 @@ pub fn lists_models(method: Method, path: &str) -> bool {
 }
 
 /// Names in a path behind which lies what was stored, or the account itself.
-const STORED: [&str; 7] =
-    ["assistants", "batches", "files", "fine_tuning", "organization", "threads", "vector_stores"];
+const STORED: [&str; 14] = [
+    "assistants",
+    "batches",
+    "containers",
+    "conversations",
+    "evals",
+    "files",
+    "fine_tuning",
+    "organization",
+    "organizations",
+    "skills",
+    "threads",
+    "uploads",
+    "vector_stores",
+    "videos",
+];
 
-/// Whether this POST acts on something stored: by one of the names, wherever it stands, or to
-/// cancel it. An escape could hide any of them.
+/// Whether this POST acts on something stored: by one of the names, wherever it stands, to cancel
+/// it, or on one completion. An escape could hide any of them.
 fn acts_on_stored(path: &str) -> bool {
     let path = without_query(path);
     let is_name = |part: &str| STORED.iter().any(|name| part.eq_ignore_ascii_case(name));
-    path.contains(['%', '\\']) || path.split('/').any(|part| is_name(part) || part == "cancel")
+    path.contains(['%', '\\'])
+        || path.contains("/completions/")
+        || path.split('/').any(|part| is_name(part) || part.eq_ignore_ascii_case("cancel"))
 }
 
 /// Whether this reads, removes or acts on something that the provider may have stored for any
@@ -188,9 +204,19 @@ mod tests {
         for path in MODEL_IN_BODY.into_iter().chain(["/audio/transcriptions", "/x?/files"]) {
             assert!(!touches_stored(Method::Post, path), "{path}");
         }
-        for path in
-            ["/files", "/v1/Batches/b/cancel", "/responses/r/cancel", "/%66iles", "/threads/t/runs"]
-        {
+        for path in [
+            "/files",
+            "/v1/Batches/b/cancel",
+            "/responses/r/Cancel",
+            "/%66iles",
+            "/threads/t/runs",
+            "/conversations/c/items",
+            "/containers/c/x",
+            "/videos/v/remix",
+            "/uploads/u/complete",
+            "/organizations/invites",
+            "/chat/completions/c",
+        ] {
             assert!(touches_stored(Method::Post, path), "{path}");
         }
         assert!(lists_models(Method::Get, "/models?x=1"));

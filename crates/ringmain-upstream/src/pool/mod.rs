@@ -304,8 +304,10 @@ impl Shared {
 
     /// The server does not take one more than so many streams on a connection.
     fn crowded(&self, id: SlotId, streams: u32) {
+        let mut state = self.state.lock();
+        // Under the lock, as whoever takes it back: else the bound could outlive the word of it.
         self.is_bounded.store(true, Relaxed);
-        self.state.lock().crowded(id, streams.max(1), Instant::now());
+        state.crowded(id, streams.max(1), Instant::now());
     }
 
     /// The server refused a stream on this slot; whether there were others.

@@ -17,10 +17,12 @@ use ringmain_broker::{BrokerConfig, Identity, Route, RouteTable, Target};
 use ringmain_policy::breaker::BreakerRule;
 use ringmain_policy::retry::RetryPolicy;
 use ringmain_policy::{Backoff, LimitRule, LimitUid, Rate};
+use ringmain_shm::monotonic_ns;
 use ringmain_upstream::{Endpoint, EndpointConfig, UsageSplice};
 use ringmain_wire::{Code, Kind, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -160,10 +162,39 @@ async fn a_refusal_without_an_end_is_not_held() {
     let served = Served::start(config, RouteTable::new(vec![], vec![endpoint]).unwrap());
     let mut exchange = Exchange::begin(&served.broker, caller()).unwrap();
     let mut request = chat();
-    request.deadline_ns = Some(ringmain_shm::monotonic_ns() + 8_000_000_000);
+    request.deadline_ns = Some(monotonic_ns() + 8_000_000_000);
     let mut kept = Kept::default();
     let failure = soon(exchange.run(request, &mut kept)).await.verdict.err().unwrap();
     assert_eq!((failure.code, failure.http_status), (Code::UpstreamStatus, Some(503)));
     assert!(failure.message.contains("longer than 100 ms"), "{}", failure.message);
     soon(provider).await.unwrap();
+}
+
+/// Room that comes when it is too late, on a host that lets nobody run in between, is not used.
+#[tokio::test]
+async fn nobody_is_asked_after_the_deadline() {
+    let scripts = [("a", vec![vec![Step::HangWithoutHead], deltas(&["x"])])];
+    let rates = vec![LimitRule { in_flight: Some(1), ..LimitRule::default() }];
+    let (provider, served) = world(&scripts, 1, BreakerRule::default(), rates).await;
+    let broker = served.broker.clone();
+    let first = tokio::spawn(async move {
+        let mut exchange = Exchange::begin(&broker, caller()).unwrap();
+        exchange.run(chat(), &mut Kept::default()).await.verdict.is_ok()
+    });
+    until(|| provider.requests() == 1).await;
+    let mut exchange = Exchange::begin(&served.broker, caller()).unwrap();
+    let deadline_ns = monotonic_ns() + 50_000_000;
+    let (mut request, mut kept) = (chat(), Kept::default());
+    request.deadline_ns = Some(deadline_ns);
+    let mut second = Box::pin(exchange.run(request, &mut kept));
+    assert!(timeout(Duration::ZERO, &mut second).await.is_err(), "it waits for room");
+    while monotonic_ns() <= deadline_ns {
+        std::hint::spin_loop();
+    }
+    first.abort();
+    assert!(soon(first).await.is_err());
+    let failure = soon(second).await.verdict.err().unwrap();
+    assert_eq!((failure.code, provider.requests()), (Code::DeadlineExceeded, 1));
+    drop(exchange);
+    served.at_rest().await;
 }

@@ -56,8 +56,8 @@ impl Report {
         self.line_starts.partition_point(|start| *start <= span.start)
     }
 
-    /// All faults, in the order of their lines. Where the text is not even TOML they are that alone:
-    /// what its keys would be is a guess.
+    /// All faults, in the order of their lines. Where the text is not even TOML they are that
+    /// alone: what its keys would be is a guess.
     pub fn into_faults(self) -> Vec<Fault> {
         let mut faults = self.faults.into_inner();
         if faults.iter().any(Fault::is_syntax) {

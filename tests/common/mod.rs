@@ -251,8 +251,8 @@ pub fn eventually(what: &str, done: impl FnMut() -> bool) {
     assert!(wait_until(WATCHDOG, done), "this never happened: {what}");
 }
 
-/// Rings for 800 ms, on a busy host for as long as a flood takes; fails where this costs the process
-/// more than a fifth of a CPU.
+/// Rings for 800 ms, on a busy host for as long as a flood takes; fails where this costs the
+/// process more than a fifth of a CPU.
 pub fn flood_costs_next_to_nothing(pid: u32, mut ring: impl FnMut()) {
     let before = proc::cpu_ticks(pid);
     let start = Instant::now();

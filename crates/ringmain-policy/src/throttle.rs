@@ -5,8 +5,8 @@
 //! waiting for is kept by the uid that was refused, and for a few seconds by everybody: whether
 //! others are meant, too, shows when a second one is refused, and then all keep it.
 //!
-//! The rate is one for all uids: what a provider limits is the key, which is one for all, and a rate
-//! for each would send it their sum again. Whoever waits is served uid by uid in turn
+//! The rate is one for all uids: what a provider limits is the key, which is one for all, and a
+//! rate for each would send it their sum again. Whoever waits is served uid by uid in turn
 //! ([`admission`](crate::admission)), so that it is shared fairly, whoever was refused.
 
 use crate::bucket::{Bucket, Rate};

@@ -17,14 +17,14 @@
 //! 2. The length is fixed and checked here; the framing around the body was made from that length,
 //!    not from the bytes. A peer that writes while its body leaves gets what it wrote, or a mix, in
 //!    its own request and nowhere else.
-//! 3. No decision depends on the bytes. Whoever needs one (JSON, a cache key, compression, a digest)
-//!    works on a private copy.
+//! 3. No decision depends on the bytes. Whoever needs one (JSON, a cache key, compression, a
+//!    digest) works on a private copy.
 //! 4. Every value of a byte is a valid `u8`, no text is made of it, and the sealed size keeps the
 //!    pages in place, so no access can fault.
 //!
 //! So the handle goes to the HTTP client alone. The first three are facts about its users, which no
-//! type can carry (the client takes a `Bytes` like any other), so they are kept few: one function of
-//! the broker calls [`lend`], and a test of the project fails when another does.
+//! type can carry (the client takes a `Bytes` like any other), so they are kept few: one function
+//! of the broker calls [`lend`], and a test of the project fails when another does.
 use bytes::Bytes;
 
 use crate::map::ReadMap;

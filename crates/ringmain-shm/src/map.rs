@@ -180,7 +180,8 @@ impl TrustedMap {
     /// branch per byte, which costs such a piece more than everything else about it.
     ///
     /// # Panics
-    /// When the range, or the four words from `offset` on of a short one, are not inside the segment.
+    /// When the range, or the four words from `offset` on of a short one, are not inside the
+    /// segment.
     #[inline]
     #[must_use]
     pub fn text(&self, offset: usize, len: usize) -> Option<&str> {

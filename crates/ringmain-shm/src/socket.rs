@@ -146,7 +146,8 @@ impl SocketHandle {
     /// Waits until both directions are shut down, by whichever side, or the connection broke.
     /// Dropping the future loses nothing. It costs no wake-up while data flows.
     pub async fn hung_up(&self) {
-        // Bound: each round but the first and the last comes with room to write that was waited for.
+        // Bound: each round but the first and the last comes with room to write that was waited
+        // for.
         loop {
             match self.inner.ready(Interest::WRITABLE).await {
                 Ok(ready) if ready.ready().is_write_closed() => return,

@@ -1,5 +1,5 @@
-//! Handles on Unix connections that somebody else owns. One test alone in its process: whoever makes
-//! such a connection must be the only one.
+//! Handles on Unix connections that somebody else owns. One test alone in its process: whoever
+//! makes such a connection must be the only one.
 #![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

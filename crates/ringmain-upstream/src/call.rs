@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::memory::Account;
 use bytes::Bytes;
 use ringmain_wire::{Flags, Mode, RequestHead, Sent, Stage};
+
+use crate::memory::Account;
 
 /// One request to an endpoint.
 #[derive(Clone, Debug)]
@@ -165,8 +166,8 @@ impl Progress {
         self.0.body_bytes.load(Relaxed)
     }
 
-    /// Requests made so far, the present one included, and those that the provider refused for their
-    /// connection.
+    /// Requests made so far, the present one included, and those that the provider refused for
+    /// their connection.
     pub fn attempts(&self) -> u16 {
         self.0.attempts.load(Relaxed)
     }

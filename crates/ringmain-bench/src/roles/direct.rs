@@ -1,8 +1,8 @@
 //! The consumer without a broker: reqwest, events split at their blank line, JSON into types.
 //!
-//! It is written to be fast where its author has a choice: one thread, connections kept alive, events
-//! found by memchr and parsed where they stand. The types are those of the API's documentation, as
-//! a typed client library has them.
+//! It is written to be fast where its author has a choice: one thread, connections kept alive,
+//! events found by memchr and parsed where they stand. The types are those of the API's
+//! documentation, as a typed client library has them.
 
 use std::hint::black_box;
 

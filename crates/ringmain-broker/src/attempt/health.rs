@@ -94,9 +94,9 @@ impl Health {
         &self.rules
     }
 
-    /// Leave for a request of this uid, which pays into the budget if it is the first attempt and is
-    /// paid from it if it is not. Else the time when to ask again. Whoever has it sends at once: the
-    /// leave of a probe shuts everybody else out.
+    /// Leave for a request of this uid, which pays into the budget if it is the first attempt and
+    /// is paid from it if it is not. Else the time when to ask again. Whoever has it sends at once:
+    /// the leave of a probe shuts everybody else out.
     pub fn leave(
         self: &Arc<Self>,
         uid: u32,

@@ -110,7 +110,8 @@ impl Plan {
         Err(wait)
     }
 
-    /// Whether a target other than this one may be asked that was not tried and is not `passed` over.
+    /// Whether a target other than this one may be asked that was not tried and is not `passed`
+    /// over.
     pub fn has_other(&self, than: Option<usize>, passed: u64) -> bool {
         let now_ns = monotonic_ns();
         let shut = self.tried | passed;

@@ -87,8 +87,8 @@ impl Record {
         Failure::while_sent(code, stage, sent, text)
     }
 
-    /// A failure in the light of all attempts: what one of them sent stays sent, and the endpoint of
-    /// the last is charged with what is its own.
+    /// A failure in the light of all attempts: what one of them sent stays sent, and the endpoint
+    /// of the last is charged with what is its own.
     pub(super) fn judge(&mut self, mut failure: Failure) -> Failure {
         failure.sent = failure.sent.max(self.sent);
         // One that was ended from outside has not come to tell of its last requests.

@@ -7,8 +7,8 @@
 //! bell here. It is rung behind all tasks that are ready by now, once for all that they wrote; a
 //! session with one exchange is rung at once.
 //!
-//! A frame waits for [`HELD_NS_MAX`] at most where others follow it, and in any case until the tasks
-//! that were ready before have run once.
+//! A frame waits for [`HELD_NS_MAX`] at most where others follow it, and in any case until the
+//! tasks that were ready before have run once.
 
 use std::convert::Infallible;
 use std::future::poll_fn;

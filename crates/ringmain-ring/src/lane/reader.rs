@@ -190,8 +190,8 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         self.peer.load(self.shape.line_offset(self.position)) != 0
     }
 
-    /// What the next frame is, which stays where it is; `None` when there is none yet. Its header is
-    /// read once: what was judged here is what [`next`](Self::next) goes by.
+    /// What the next frame is, which stays where it is; `None` when there is none yet. Its header
+    /// is read once: what was judged here is what [`next`](Self::next) goes by.
     ///
     /// # Errors
     /// [`FrameError`] when the lane holds what no responder writes.

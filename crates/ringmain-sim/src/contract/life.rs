@@ -8,7 +8,8 @@ use super::history::Drain;
 use super::record::{CallerRecord, End};
 
 pub(super) fn judge(case: &Case<'_>, caller: &CallerRecord, found: &mut Findings) {
-    // A process killed inside the call has no answer on record, and may have published all the same.
+    // A process killed inside the call has no answer on record, and may have published all the
+    // same.
     death(case, caller, found);
     if !is_accepted(caller) {
         return;

@@ -70,8 +70,8 @@ impl Encoder {
         self.choice.is_some()
     }
 
-    /// Compresses a body if that is the thing to do. `plain`: it is not. One for which its caller has
-    /// no memory left goes out as it is.
+    /// Compresses a body if that is the thing to do. `plain`: it is not. One for which its caller
+    /// has no memory left goes out as it is.
     pub async fn encode(
         &self,
         pieces: &[Bytes],

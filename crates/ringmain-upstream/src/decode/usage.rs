@@ -170,6 +170,7 @@ mod tests {
             assert_eq!(read(strange), None, "{strange}");
         }
     }
+
     #[test]
     fn one_strange_field_does_not_take_the_others_with_it() {
         let read = |text: &str| read(serde_json::from_str(text).unwrap()).unwrap();

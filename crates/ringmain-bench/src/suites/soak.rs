@@ -43,9 +43,10 @@ const HELD: RowSpec = RowSpec {
 
 /// Streams at a time.
 const LOAD_STREAMS: u32 = 32;
-/// How long the broker keeps an unused connection to the provider, in its configuration. How many
-/// a process leaves behind swings by dozens, up to twice as many as it has streams, and each has
-/// two descriptors: they are let go before any descriptor is counted.
+/// How long the broker keeps an unused connection to the provider, in its configuration. A process
+/// leaves up to twice as many behind as it has streams, each of two descriptors, for a request may
+/// come while the tail of the answer before is still read: how many, differs by dozens. So they
+/// are let go before any descriptor is counted.
 const IDLE_TIMEOUT: &str = "idle_timeout = \"2s\"\n";
 /// From the end of a process on, longer than that by what a loaded machine may take.
 const LET_GO: Duration = Duration::from_secs(6);

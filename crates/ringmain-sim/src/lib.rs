@@ -9,11 +9,13 @@
 //! | [`text`] | generated text that both ends can compute |
 //! | [`contract`] | what callers and providers recorded, and the checker of the delivery contract |
 //! | [`hostile`] | peers that attach and then break the rules |
+//! | [`lag`] | how late a busy host lets its processes run |
 #![forbid(unsafe_code)]
 
 pub mod contract;
 pub mod fault;
 pub mod hostile;
+pub mod lag;
 pub mod plan;
 pub mod provider;
 pub mod script;
@@ -24,6 +26,7 @@ mod render;
 
 pub use contract::{CallerRecord, History, Recorder, Violation, check};
 pub use fault::Fault;
+pub use lag::Lag;
 pub use plan::Plan;
 pub use provider::{Provider, ProviderConfig, ProviderRecord, Rules};
 pub use script::Script;

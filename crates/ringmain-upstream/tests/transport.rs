@@ -274,3 +274,21 @@ async fn a_refusal_of_the_request_is_none_of_its_coding() {
     }
     assert_eq!(*codings.lock().unwrap(), [true, false, true]);
 }
+
+/// The broker writes it once for an endpoint, the HTTP client for a request that has none.
+#[tokio::test]
+async fn each_request_names_its_host_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let endpoint = endpoint(&format!("http://{address}/v1"), |_| {});
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = http1::read_request(&mut stream).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        head
+    };
+    let (called, head) = soon(async { tokio::join!(call(&endpoint), server) }).await;
+    called.unwrap();
+    let hosts: Vec<&str> = head.lines().filter(|line| line.starts_with("host:")).collect();
+    assert_eq!(hosts, [format!("host: {address}")]);
+}

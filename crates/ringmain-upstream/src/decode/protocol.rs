@@ -8,6 +8,7 @@ use super::messages::Messages;
 use super::queue::Queue;
 use super::responses::Responses;
 use super::seen::{Seen, Unreadable, Whole};
+use crate::reach::without_query;
 
 /// What the events mean, and what they have said so far.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(super) enum Protocol {
 impl Protocol {
     /// The API behind a path.
     pub fn of(path: &str) -> Protocol {
-        let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
+        let path = without_query(path).trim_end_matches('/');
         // Completions end like chat completions, and both are read alike.
         if path.ends_with("/completions") {
             Protocol::Chat(Chat::default())

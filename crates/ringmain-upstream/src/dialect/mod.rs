@@ -31,6 +31,7 @@ use crate::config::{Dialect, EndpointConfig};
 use crate::decode::DecoderConfig;
 use crate::error::UpstreamError;
 use crate::memory::Room;
+use crate::reach::without_query;
 
 pub use self::answer::{Translator, Wish};
 pub use self::errors::error_body;
@@ -210,10 +211,6 @@ fn rewritten(endpoint: Dialect, body: &[u8]) -> Result<(Vec<u8>, bool, bool), Re
     let (stream, usage) = (request.stream, request.usage);
     let written = written.map_err(|_| refused::Path::Root.refused("cannot be written anew"))?;
     Ok((written, stream, usage))
-}
-
-fn without_query(path: &str) -> &str {
-    path.split('?').next().unwrap_or_default()
 }
 
 fn is_below_messages(path: &str) -> bool {

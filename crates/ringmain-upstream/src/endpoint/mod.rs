@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use http::HeaderMap;
+use http::header::HOST;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -136,7 +137,10 @@ impl Endpoint {
             reason,
         };
         let headers = header::fields(&config.headers);
-        let headers = headers.map_err(Unfit::of("headers")).map_err(client)?;
+        let mut headers = headers.map_err(Unfit::of("headers")).map_err(client)?;
+        if let Some(host) = header::host(&config, &base) {
+            headers.insert(HOST, host);
+        }
         let pool = Pool::new(&config, &base, unix).map_err(client)?;
         let encoder = Encoder::new(config.request_encoding, config.encode_above);
         Ok(Endpoint {
@@ -326,12 +330,11 @@ impl Endpoint {
     }
 
     fn may_ask_for_usage(&self, call: &Call<'_>) -> bool {
-        let path = call.head.path.split('?').next().unwrap_or_default();
         self.config.usage == UsageSplice::Inject
             && !self.usage_refused.load(Relaxed)
             && matches!(call.mode, Mode::Deltas | Mode::Events)
             && !call.flags.has(Flags::USAGE_REQUESTED)
-            && path.ends_with("/completions")
+            && reach::without_query(call.head.path).ends_with("/completions")
     }
 
     fn answer(

@@ -102,15 +102,6 @@ struct BellWord {
     is_armed: bool,
 }
 
-/// What a look at the lanes of a producer found.
-#[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    /// Tasks were woken, which read their lanes themselves.
-    woke: bool,
-    /// Something was thrown away, and there may be more of it.
-    drained: bool,
-}
-
 /// Why a producer answers nothing any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gone {
@@ -309,9 +300,9 @@ impl Producer {
         armed.is_armed = false;
     }
 
-    /// Looks at every lane that somebody waits for.
-    fn look(&self) -> Result<Found, Violation> {
-        let mut found = Found::default();
+    /// Looks at every lane that somebody waits for; true if one of them had something.
+    fn look(&self) -> Result<bool, Violation> {
+        let mut found = false;
         for (index, word) in self.watched.iter().enumerate() {
             let mut bits = word.load(Ordering::SeqCst);
             // Bound: one round per bit of the word.
@@ -325,9 +316,9 @@ impl Producer {
                 match lane.look()? {
                     Look::Idle => {}
                     Look::Silent => _ = word.fetch_or(1 << at, Ordering::SeqCst),
-                    Look::Woken => found.woke = true,
+                    Look::Woken => found = true,
                     Look::Drained { ended, due } => {
-                        found.drained = true;
+                        found = true;
                         if due {
                             self.bell.ring();
                         }

@@ -48,7 +48,7 @@ impl Task {
                 self.producer.arm();
                 // Everything that the bell covers is looked at once more before sleeping.
                 match self.producer.look() {
-                    Ok(found) => is_ready = found.drained,
+                    Ok(found) => is_ready = found,
                     Err(violation) => return Ending::Violation(violation),
                 }
             }
@@ -67,8 +67,7 @@ impl Task {
         }
     }
 
-    /// One bounded turn; true if there may be more to do. The tasks that it woke read for
-    /// themselves, and run when this one sleeps.
+    /// One bounded turn; true if it found something, so that there may be more.
     fn turn(&mut self) -> Result<bool, Ending> {
         if let Some(violation) = self.producer.violation() {
             return Err(Ending::Violation(violation));
@@ -76,11 +75,11 @@ impl Task {
         self.watch.look(&self.broker)?;
         let found = self.producer.look().map_err(Ending::Violation)?;
         let frames = self.producer.frames.load(Ordering::Relaxed);
-        if found.woke || found.drained || std::mem::replace(&mut self.frames, frames) != frames {
+        if found || std::mem::replace(&mut self.frames, frames) != frames {
             self.watch.was_due();
         }
         self.collect()?;
-        Ok(found.drained || self.watch.is_hearing())
+        Ok(found || self.watch.is_hearing())
     }
 
     /// Takes back what was owed, within the patience.

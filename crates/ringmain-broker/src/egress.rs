@@ -32,6 +32,11 @@ pub trait Egress: Send {
     /// told before the next flush.
     fn release_request(&mut self);
 
+    /// Whether so much waits to be read that a flush is due before there is no room left.
+    fn is_filling(&mut self) -> bool {
+        false
+    }
+
     /// Lets the caller know what was written. Once per batch, and before anything is waited for.
     fn flush(&mut self);
 }
@@ -97,6 +102,11 @@ impl Egress for LaneEgress {
         if let Some(loan) = self.loan.take() {
             loan.settle();
         }
+    }
+
+    fn is_filling(&mut self) -> bool {
+        // A cursor that cannot be is found again by the next push, which says so.
+        self.session.lane(self.lane).is_filling().unwrap_or(false)
     }
 
     #[inline]

@@ -102,6 +102,11 @@ impl Gather {
         self.unflushed_ns = self.now_ns;
     }
 
+    /// What was written by now was flushed.
+    pub fn flushed(&mut self) {
+        self.unflushed_ns = self.now_ns;
+    }
+
     /// When the present chunk came.
     pub fn now_ns(&self) -> u64 {
         self.now_ns

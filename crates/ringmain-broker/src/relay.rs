@@ -65,6 +65,10 @@ pub(crate) async fn run<E: Egress>(
             return relay.end(&decoder, answer.body).await;
         }
         holding.grows_to(decoder.held_bytes() + answer.body.held_bytes(), copies)?;
+        if relay.egress.is_filling() {
+            relay.egress.flush();
+            gather.flushed();
+        }
         let chunk = match gather.at_hand(&mut answer.body, alarm).await {
             Some(chunk) => chunk,
             None => {

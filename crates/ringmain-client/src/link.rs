@@ -181,6 +181,27 @@ impl Link {
         ready
     }
 
+    /// Whether [`Link::take_short_text`] has something to take; false says nothing.
+    #[inline(always)]
+    pub(crate) fn has_short_text(&mut self, lane: LaneId, exchange: ExchangeId) -> bool {
+        let Some(row) = self.lanes.get_mut(lane.index()) else { return false };
+        row.owner == Owner::Caller(exchange)
+            && self.finished.is_none()
+            && row.reader.has_short_text()
+    }
+
+    /// Takes the text that [`Link::has_short_text`] found. An error ends the exchange.
+    #[inline(always)]
+    pub(crate) fn take_short_text(&mut self, lane: LaneId) -> Result<&str> {
+        let row = &mut self.lanes[lane.index()];
+        let text = row.reader.take_short_text();
+        if text.is_err() {
+            row.owner = Owner::Drain;
+            refuse(&mut self.outbox, &self.attachment, lane);
+        }
+        text
+    }
+
     /// Looks once, and asks whether the exchange is over when there is nothing.
     pub(crate) fn look(&mut self, lane: LaneId, latest_epoch: u64) -> Result<Ready> {
         let ready = self.poll(lane)?;
@@ -209,11 +230,8 @@ impl Link {
         }
         let item = row.reader.take();
         if item.is_err() && ready != Ready::Terminal {
-            // What cannot be read is followed by nothing that could be.
             row.owner = Owner::Drain;
-            if self.outbox.cancel(lane) {
-                let _ = self.attachment.ringer.ring();
-            }
+            refuse(&mut self.outbox, &self.attachment, lane);
         }
         item
     }
@@ -225,9 +243,7 @@ impl Link {
         let text = row.reader.take_text();
         if text.is_err() {
             row.owner = Owner::Drain;
-            if self.outbox.cancel(lane) {
-                let _ = self.attachment.ringer.ring();
-            }
+            refuse(&mut self.outbox, &self.attachment, lane);
         }
         text
     }
@@ -261,6 +277,10 @@ impl Link {
         if spin_ns > 0 && self.spin(lane, spin_ns, until_ns)? {
             return Ok(());
         }
+        let reader = &mut self.lanes[lane.index()].reader;
+        reader.settle();
+        let due = reader.take_ring();
+        self.ring(due);
         self.sleep(Some(lane), until_ns)
     }
 
@@ -457,6 +477,14 @@ impl Attachment {
             longest_ns => Some(monotonic_ns().saturating_add(longest_ns)),
         };
         deadline_ns.into_iter().chain(cap_ns).min()
+    }
+}
+
+/// Ends an exchange of which something cannot be read: nothing that could be follows.
+#[cold]
+fn refuse(outbox: &mut Outbox, attachment: &Attachment, lane: LaneId) {
+    if outbox.cancel(lane) {
+        let _ = attachment.ringer.ring();
     }
 }
 

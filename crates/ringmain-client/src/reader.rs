@@ -131,9 +131,32 @@ impl Reader {
         if exchange != self.exchange {
             return Err(foreign(exchange, self.exchange));
         }
-        let Some(text) = text else { return Err(Error::payload(PayloadError(Kind::Delta))) };
+        let Some(text) = text else { return Err(not_text()) };
         self.progress.note(Kind::Delta, text.len(), time_ns);
         Ok(text)
+    }
+
+    /// Whether [`Reader::take_short_text`] has something to take; false says nothing. The item handed
+    /// out before is released.
+    #[inline(always)]
+    pub(crate) fn has_short_text(&mut self) -> bool {
+        self.joined.is_empty() && self.lane.has_short_text(self.exchange)
+    }
+
+    /// Takes the text that [`Reader::has_short_text`] found.
+    #[inline(always)]
+    pub(crate) fn take_short_text(&mut self) -> Result<&str> {
+        let Some(TextRef { time_ns, text, .. }) = self.lane.take_short_text() else {
+            return Err(vanished());
+        };
+        let Some(text) = text else { return Err(not_text()) };
+        self.progress.note(Kind::Delta, text.len(), time_ns);
+        Ok(text)
+    }
+
+    /// Publishes what was read, before the reader sleeps. [`Reader::take_ring`] follows.
+    pub(crate) fn settle(&mut self) {
+        self.lane.settle();
     }
 
     /// Throws away what has come. True: the exchange is over and its frames are released.
@@ -219,6 +242,11 @@ fn violation(error: FrameError) -> Error {
 #[cold]
 fn vanished() -> Error {
     Error::new(Code::Internal, Stage::Relay, "a frame was taken before it was found")
+}
+
+#[cold]
+fn not_text() -> Error {
+    Error::payload(PayloadError(Kind::Delta))
 }
 
 #[cold]

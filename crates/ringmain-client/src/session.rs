@@ -262,7 +262,23 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Session::next`].
+    #[inline]
     pub fn next_text(&mut self, exchange: Exchange) -> Result<Option<&str>> {
+        // The short way for what nearly all items of an answer are: nothing else is to be done.
+        let is_short = self.links.last_mut().is_some_and(|link| {
+            !link.attachment().fork.is_child()
+                && link.serial == exchange.link
+                && link.has_short_text(exchange.lane, exchange.id)
+        });
+        if !is_short {
+            return self.await_text(exchange);
+        }
+        let Some(link) = self.links.last_mut() else { return Ok(None) };
+        link.take_short_text(exchange.lane).map(Some)
+    }
+
+    #[inline(never)]
+    fn await_text(&mut self, exchange: Exchange) -> Result<Option<&str>> {
         self.leave_inherited();
         let Some(index) = self.find(exchange) else { return self.not_running(exchange) };
         let lane = exchange.lane;

@@ -72,7 +72,7 @@ impl LaneShape {
 
 /// Payload bytes that fill `lines` lines exactly.
 #[inline(always)]
-pub(crate) fn payload_of(lines: u64) -> usize {
+pub(crate) const fn payload_of(lines: u64) -> usize {
     lines as usize * LINE_BYTES - HEADER_BYTES
 }
 

@@ -185,9 +185,16 @@ impl TrustedMap {
     #[inline]
     #[must_use]
     pub fn text(&self, offset: usize, len: usize) -> Option<&str> {
-        let bytes = self.bytes(offset, len);
-        if len <= SHORT_BYTES && is_ascii(self.words(offset), len) {
-            // SAFETY: all of them are ASCII, as just checked, and stand still as `bytes` says.
+        if len > SHORT_BYTES {
+            return str::from_utf8(self.bytes(offset, len)).ok();
+        }
+        let is_ascii = is_ascii(self.words(offset), len);
+        let start = self.0.region.as_ptr().wrapping_add(offset);
+        // SAFETY: inside the words that were just read, as they are at least as long; for the rest
+        // see `bytes`.
+        let bytes = unsafe { std::slice::from_raw_parts(start, len) };
+        if is_ascii {
+            // SAFETY: all of them are ASCII, as just found, and stand still as `bytes` says.
             return Some(unsafe { std::str::from_utf8_unchecked(bytes) });
         }
         str::from_utf8(bytes).ok()
@@ -197,17 +204,19 @@ impl TrustedMap {
 /// Longest text that is told by its words.
 const SHORT_BYTES: usize = 32;
 
-/// Whether the first `len` bytes of these words, 32 at most, are ASCII.
+/// Whether the words that hold the first `len` bytes, 32 at most, are ASCII. What stands behind
+/// them in the last word counts too: a writer leaves zeros there, and whoever does not is told by
+/// the longer way.
 #[inline]
 fn is_ascii(words: [u64; SHORT_BYTES / 8], len: usize) -> bool {
-    let mut high = 0;
-    for (index, word) in words.into_iter().enumerate() {
-        let bits = 8 * len.saturating_sub(8 * index).min(8) as u32;
-        // No bit of a word is asked for by 0, all by 64.
-        let mask = u64::MAX.checked_shr(64 - bits).unwrap_or(0);
-        high |= u64::from_le(word) & mask & 0x8080_8080_8080_8080;
+    let [first, rest @ ..] = words;
+    let mut high = first;
+    if len > 8 {
+        for (index, word) in rest.into_iter().enumerate() {
+            high |= if len > 8 * (index + 1) { word } else { 0 };
+        }
     }
-    high == 0
+    high & 0x8080_8080_8080_8080 == 0
 }
 
 impl Deref for TrustedMap {
@@ -344,7 +353,7 @@ impl WriteMap {
 mod tests {
     use super::*;
 
-    /// Every length, with a byte that is not ASCII at every place, inside and behind.
+    /// Every length, with a byte that is not ASCII at every place, in its words and behind them.
     #[test]
     fn ascii_is_told_by_words() {
         for len in 0..=SHORT_BYTES {
@@ -352,10 +361,10 @@ mod tests {
                 let mut bytes = [b'a'; SHORT_BYTES];
                 bytes[at] = 0x80;
                 let words = std::array::from_fn(|index| {
-                    let word = &bytes[index * 8..][..8];
-                    word.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)).to_le()
+                    u64::from_ne_bytes(bytes[index * 8..][..8].try_into().unwrap())
                 });
-                assert_eq!(is_ascii(words, len), at >= len, "{len} {at}");
+                let held = len.next_multiple_of(8).max(8);
+                assert_eq!(is_ascii(words, len), at >= held, "{len} {at}");
             }
         }
     }

@@ -46,16 +46,15 @@ impl Region {
     #[inline]
     pub(crate) fn check(&self, offset: usize, len: usize) {
         let bytes = self.raw.len();
-        assert!(
-            len <= bytes && offset <= bytes - len,
-            "access of {len} bytes at {offset} in a segment of {bytes} bytes"
-        );
+        if len > bytes || offset > bytes - len {
+            missed(offset, len, bytes);
+        }
     }
 
     #[inline]
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         self.check(offset, WORD);
-        assert!(offset.is_multiple_of(WORD), "word access at {offset}, not a multiple of {WORD}");
+        check_aligned(offset);
         // SAFETY: a whole word inside the mapping and aligned, as just checked.
         unsafe { self.word_unchecked(offset) }
     }
@@ -134,7 +133,7 @@ impl Region {
     pub(crate) fn put_record<const N: usize>(&self, offset: usize, words: [u64; N], bytes: &[u8]) {
         let len = N * WORD + bytes.len().next_multiple_of(WORD);
         self.check(offset, len);
-        assert!(offset.is_multiple_of(WORD), "record at {offset}, not a multiple of {WORD}");
+        check_aligned(offset);
         let start = self.raw.as_mut_ptr().wrapping_add(offset);
         // SAFETY: `at` counts bytes of the range that was just checked, in whole words; the rest is
         // as for `word_unchecked`, and a map that is stored to is mapped writable.
@@ -165,7 +164,7 @@ impl Region {
     #[inline]
     pub(crate) fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
         self.check(offset, N * WORD);
-        assert!(offset.is_multiple_of(WORD), "words at {offset}, not a multiple of {WORD}");
+        check_aligned(offset);
         // SAFETY: inside the range that was just checked, in whole words.
         std::array::from_fn(|index| unsafe {
             self.word_unchecked(offset + index * WORD).load(Ordering::Relaxed)
@@ -175,7 +174,8 @@ impl Region {
     /// Asks for the cache line at `offset`, which will be read soon. Changes nothing else.
     #[inline]
     pub(crate) fn prefetch(&self, offset: usize) {
-        let start = self.checked_ptr(offset, WORD);
+        // Not checked: nothing is read there, and an address beside the mapping asks for nothing.
+        let start = self.raw.as_ptr().wrapping_add(offset);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch has no effect but on caches, whatever stands at the address.
         unsafe {
@@ -206,6 +206,12 @@ impl Region {
         self.raw.as_ptr().wrapping_add(offset)
     }
 
+    /// Where it begins. Whoever goes on from here has checked how far.
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.raw.as_ptr()
+    }
+
     pub(crate) fn address_range(&self) -> Range<usize> {
         let start = self.raw.as_ptr().addr();
         start..start + self.raw.len()
@@ -230,6 +236,27 @@ impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Region").field("bytes", &self.raw.len()).finish_non_exhaustive()
     }
+}
+
+#[inline]
+fn check_aligned(offset: usize) {
+    if !offset.is_multiple_of(WORD) {
+        misaligned(offset);
+    }
+}
+
+// Functions of their own, so that what they tell is not made ready by every access.
+
+#[cold]
+#[inline(never)]
+fn missed(offset: usize, len: usize, bytes: usize) -> ! {
+    panic!("access of {len} bytes at {offset} in a segment of {bytes} bytes")
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned(offset: usize) -> ! {
+    panic!("word access at {offset}, not a multiple of {WORD}")
 }
 
 /// From this many bytes on the string instruction beats a loop of word stores.

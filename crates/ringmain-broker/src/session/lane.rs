@@ -104,6 +104,11 @@ impl Lane {
         state.writer.finish(kind, payload, monotonic_ns())
     }
 
+    /// Whether its reader is to be rung before there is no room left.
+    pub fn is_filling(&self) -> Result<bool, CursorError> {
+        self.state.lock().writer.is_filling()
+    }
+
     /// Waits for room for a frame of this many lines; `announce` tells the session's task which
     /// lane to look at when its bell rings.
     pub fn poll_room(

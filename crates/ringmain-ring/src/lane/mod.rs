@@ -125,9 +125,9 @@ pub struct FrameRef<'a> {
 
 /// Word 2 of a header.
 #[inline(always)]
-fn pack(length: usize, kind: Kind, flags: u8, choice: u16) -> u64 {
+const fn pack(length: usize, kind: Kind, flags: u8, choice: u16) -> u64 {
     // The length is at most a quarter of the longest lane, far below 2^32.
-    length as u64 | (kind as u64) << 32 | u64::from(flags) << 40 | u64::from(choice) << 48
+    length as u64 | (kind as u64) << 32 | (flags as u64) << 40 | (choice as u64) << 48
 }
 
 /// Payload bytes, of word 2.

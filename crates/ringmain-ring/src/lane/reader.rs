@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use ringmain_wire::frame::{FrameHeader, MORE, lines_of};
 use ringmain_wire::{ExchangeId, Geometry, Kind, LaneId};
 
-use super::{FrameError, FrameRef, choice_of, flags_of, has_more, kind_of, length_of, unpack};
+use super::{
+    FrameError, FrameRef, choice_of, flags_of, has_more, kind_of, length_of, pack, unpack,
+};
 use crate::memory::{Lend, Memory, MemoryMut};
 use crate::mutant::{self, Mutant};
 use crate::shape::{LaneShape, payload_of};
@@ -46,6 +48,11 @@ const AHEAD_LINES: u64 = 8;
 /// Frames found in a row before lines are fetched ahead. A line fetched before it is written costs
 /// its writer a transfer more.
 const AHEAD_RUN: u32 = 4;
+
+/// Longest text that stands in one line with its header.
+const SHORT_TEXT_BYTES: u64 = payload_of(1) as u64;
+/// Word 2 of the header of a whole text of the first choice, but for its length.
+const TEXT_TAG: u64 = pack(0, Kind::Delta, 0, 0);
 
 /// A private copy of a header, judged.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +151,41 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         Ok(Some(TextRef { exchange: ExchangeId(found.exchange), time_ns: found.time_ns, text }))
     }
 
+    /// Whether the next frame is what nearly all of an answer are: a whole text of the first choice,
+    /// of this exchange, in one line. It is judged then and stands for
+    /// [`take_short_text`](Self::take_short_text). False says nothing about what there is, or what
+    /// is to be done before it: the longer way does.
+    #[inline(always)]
+    pub fn has_short_text(&mut self, exchange: ExchangeId) -> bool {
+        let unpublished = self.position.wrapping_sub(self.published);
+        let is_plain = self.found.is_none() && !self.terminal && unpublished < self.shape.quarter;
+        if !is_plain || self.await_word().is_err() {
+            return false;
+        }
+        let at = self.shape.line_offset(self.position);
+        let [id, tag, time_ns] = self.peer.words(at + 8);
+        // Kind, flags and choice as they should be, and no line of the lap is left: one comparison.
+        if tag.wrapping_sub(TEXT_TAG) > SHORT_TEXT_BYTES || id != exchange.0 {
+            return false;
+        }
+        self.found = Some(Found { exchange: id, tag, time_ns, kind: Kind::Delta, lines: 1 });
+        true
+    }
+
+    /// The text that [`has_short_text`](Self::has_short_text) found, as
+    /// [`next_text`](Self::next_text) gives it.
+    #[inline(always)]
+    pub fn take_short_text(&mut self) -> Option<TextRef<'_>>
+    where
+        R: Lend,
+    {
+        let found = self.found.take()?;
+        let at = self.shape.line_offset(self.position);
+        self.position = self.position.wrapping_add(found.lines);
+        let text = self.peer.lend_text(at + 32, length_of(found.tag), &mut self.scratch);
+        Some(TextRef { exchange: ExchangeId(found.exchange), time_ns: found.time_ns, text })
+    }
+
     /// The next frame, its payload copied to `buf` and released at once; `None` when there is
     /// none yet. The header returned is the copy that was judged: kind and flags are known.
     ///
@@ -161,6 +203,15 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         self.peer.copy_out(at + 32, buf);
         self.release();
         Ok(Some(unpack(publish, found.exchange, found.tag, found.time_ns)))
+    }
+
+    /// Publishes what was consumed since the cursor was published last, before its reader sleeps:
+    /// the responder has the whole lane for what comes meanwhile.
+    #[inline]
+    pub fn settle(&mut self) {
+        if self.position != self.published {
+            self.publish();
+        }
     }
 
     /// Gives back the frame that was borrowed last. After a terminal frame this makes the lane
@@ -220,19 +271,8 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         // Bound: two turns. A SKIP ends with the lane, and on line 0 none is valid.
         loop {
             let at = self.shape.line_offset(self.position);
-            let word = self.peer.load(at);
-            if word != self.position.wrapping_add(1) {
-                self.run = 0;
+            if let Err(word) = self.await_word() {
                 return self.not_published(word);
-            }
-            self.run = self.run.saturating_add(1);
-            if self.run >= AHEAD_RUN {
-                let ahead = self.position.wrapping_add(AHEAD_LINES);
-                self.peer.prefetch(self.shape.line_offset(ahead));
-            }
-            // Pairs with: the Release store in `LaneWriter::publish`.
-            if !mutant::is(Mutant::NoAcquireFence) {
-                R::fence(Ordering::Acquire);
             }
             let [exchange, tag, time_ns] = self.peer.words(at + 8);
             let lines = lines_of(length_of(tag));
@@ -244,6 +284,28 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
                 }
             }
         }
+    }
+
+    /// Whether the frame at the present position is published, or else the word that stands there.
+    /// What is loaded after this is not older than the frame.
+    #[inline(always)]
+    fn await_word(&mut self) -> Result<(), u64> {
+        let word = self.peer.load(self.shape.line_offset(self.position));
+        if word != self.position.wrapping_add(1) {
+            self.run = 0;
+            return Err(word);
+        }
+        if self.run < AHEAD_RUN {
+            self.run += 1;
+        } else {
+            let ahead = self.position.wrapping_add(AHEAD_LINES);
+            self.peer.prefetch(self.shape.line_offset(ahead));
+        }
+        // Pairs with: the Release store in `LaneWriter::publish`.
+        if !mutant::is(Mutant::NoAcquireFence) {
+            R::fence(Ordering::Acquire);
+        }
+        Ok(())
     }
 
     #[inline(always)]

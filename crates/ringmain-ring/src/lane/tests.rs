@@ -1,4 +1,4 @@
-//! Lanes against a plain queue, from every kind of start position, in both ways of reading, and
+//! Lanes against a plain queue, from every kind of start position, in all ways of reading, and
 //! against a peer that writes what it likes.
 
 use std::collections::VecDeque;
@@ -24,6 +24,20 @@ struct World {
     reader: Reader,
 }
 
+/// How frames are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Borrowed,
+    Copied,
+    /// Short texts of the present exchange the short way, all else borrowed; the cursor is
+    /// published whenever nothing is there.
+    Texts,
+}
+
+fn ways() -> impl Strategy<Value = Way> {
+    prop::sample::select(vec![Way::Borrowed, Way::Copied, Way::Texts])
+}
+
 impl World {
     fn new(start: u64) -> World {
         let geometry = Geometry::new(3, 4096, 65536).unwrap();
@@ -42,8 +56,15 @@ impl World {
         world
     }
 
-    fn read(&mut self, copied: bool) -> Option<Frame> {
-        if copied {
+    fn read(&mut self, way: Way, exchange: u64) -> Option<Frame> {
+        if way == Way::Texts && self.reader.has_short_text(ExchangeId(exchange)) {
+            let found = self.reader.take_short_text().unwrap();
+            let payload = found.text.unwrap().as_bytes().to_vec();
+            let (exchange, time_ns) = (found.exchange.0, found.time_ns);
+            let (kind, more, choice) = (Kind::Delta, false, 0);
+            return Some(Frame { exchange, kind, more, choice, time_ns, payload });
+        }
+        if way == Way::Copied {
             let mut payload = vec![9; 3];
             let header = self.reader.next_copied(&mut payload).unwrap()?;
             let kind = Kind::from_number(header.kind).unwrap();
@@ -56,14 +77,18 @@ impl World {
                 payload,
             });
         }
-        self.reader.next().unwrap().map(|frame| Frame {
+        let found = self.reader.next().unwrap().map(|frame| Frame {
             exchange: frame.exchange.0,
             kind: frame.kind,
             more: frame.more,
             choice: frame.choice,
             time_ns: frame.time_ns,
             payload: frame.payload.to_vec(),
-        })
+        });
+        if found.is_none() && way == Way::Texts {
+            self.reader.settle();
+        }
+        found
     }
 
     fn fill(&mut self) -> usize {
@@ -105,9 +130,11 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let kinds = prop::sample::select(vec![Kind::Head, Kind::Body, Kind::Event, Kind::Usage]);
     let sizes = prop_oneof![4 => 0usize..100, 2 => 0usize..993, 1 => 900usize..5000];
+    let texts = (prop_oneof![3 => Just(0u16), 1 => any::<u16>()], 0usize..50);
     let ends = prop::sample::select(vec![Kind::End, Kind::Error]);
     prop_oneof![
         6 => (kinds, any::<u16>(), sizes).prop_map(|(k, c, n)| Step::Push(k, c, n)),
+        6 => texts.prop_map(|(c, n)| Step::Push(Kind::Delta, c, n)),
         1 => (ends, 0..=TERMINAL_PAYLOAD_MAX).prop_map(|(k, n)| Step::Finish(k, n)),
         5 => (0usize..12).prop_map(Step::Read),
     ]
@@ -118,7 +145,7 @@ proptest! {
     #[test]
     fn property_it_is_a_queue(
         start in starts(),
-        copied in any::<bool>(),
+        way in ways(),
         steps in prop::collection::vec(step(), 1..80),
     ) {
         let mut world = World::new(start);
@@ -132,7 +159,9 @@ proptest! {
             }
             match step {
                 Step::Push(kind, choice, bytes) => {
-                    let payload: Vec<u8> = (0..bytes).map(|at| at as u8 ^ time_ns as u8).collect();
+                    let mask = if kind == Kind::Delta { 0x7f } else { 0xff };
+                    let byte = |at| (at as u8 ^ time_ns as u8) & mask;
+                    let payload: Vec<u8> = (0..bytes).map(byte).collect();
                     let max = world.geometry.frame_payload_max();
                     let taken = match world.writer.push(kind, choice, &payload, time_ns) {
                         Ok(Push::Written) => bytes,
@@ -167,7 +196,7 @@ proptest! {
                 }
                 Step::Read(frames) => {
                     for _ in 0..frames {
-                        let read = world.read(copied);
+                        let read = world.read(way, exchange);
                         prop_assert_eq!(&read, &queue.pop_front());
                         if read.is_none() {
                             break;
@@ -177,9 +206,9 @@ proptest! {
             }
         }
         while let Some(frame) = queue.pop_front() {
-            prop_assert_eq!(world.read(copied), Some(frame));
+            prop_assert_eq!(world.read(way, exchange), Some(frame));
         }
-        prop_assert_eq!(world.read(copied), None);
+        prop_assert_eq!(world.read(way, exchange), None);
         prop_assert!(world.writer.open().is_some() || world.writer.is_free().unwrap());
     }
 
@@ -198,9 +227,9 @@ proptest! {
         }
         world.writer.finish(Kind::Error, &[2; TERMINAL_PAYLOAD_MAX], 0).unwrap();
         for _ in 0..frames {
-            prop_assert_eq!(world.read(false).unwrap().kind, Kind::Body);
+            prop_assert_eq!(world.read(Way::Borrowed, 7).unwrap().kind, Kind::Body);
         }
-        let last = world.read(false).unwrap();
+        let last = world.read(Way::Borrowed, 7).unwrap();
         prop_assert_eq!(last.payload, vec![2; TERMINAL_PAYLOAD_MAX]);
         world.reader.release();
         prop_assert!(world.writer.is_free().unwrap());
@@ -209,14 +238,14 @@ proptest! {
     /// A writer that is told to park is rung by a consumer that reads everything, and has room
     /// then.
     #[test]
-    fn property_a_starved_writer_is_rung(start in starts(), bytes in 0usize..993, copied in any::<bool>()) {
+    fn property_a_starved_writer_is_rung(start in starts(), bytes in 0usize..993, way in ways()) {
         let mut world = World::open(start);
         let payload = vec![3; bytes];
         for _ in 0..20 {
             while world.writer.push(Kind::Body, 0, &payload, 0).unwrap() == Push::Written {}
             prop_assert!(world.writer.starve(ringmain_wire::frame::lines_of(bytes)).unwrap());
             let mut rung = false;
-            while world.read(copied).is_some() {
+            while world.read(way, 7).is_some() {
                 rung |= world.reader.take_ring();
             }
             rung |= world.reader.take_ring();
@@ -224,6 +253,36 @@ proptest! {
             prop_assert!(!world.writer.starve(ringmain_wire::frame::lines_of(bytes)).unwrap());
             prop_assert_eq!(world.writer.push(Kind::Body, 0, &payload, 0), Ok(Push::Written));
         }
+    }
+
+    /// A reader that settles before it sleeps leaves the whole lane free, and is asked for a ring by
+    /// a writer that waits for what it gave.
+    #[test]
+    fn property_a_settled_reader_holds_no_lines(start in starts(), frames in 1usize..40) {
+        let mut world = World::open(start);
+        for _ in 0..frames {
+            prop_assert_eq!(world.writer.push(Kind::Delta, 0, b"word", 0), Ok(Push::Written));
+            prop_assert!(world.read(Way::Borrowed, 7).is_some());
+        }
+        prop_assert!(world.reader.next().unwrap().is_none());
+        world.reader.settle();
+        let _ = world.reader.take_ring();
+        let cursor = world.caller.load(world.geometry.cursor_offset(world.lane));
+        prop_assert_eq!(cursor, start + frames as u64);
+    }
+
+    /// A lane is filling from the frame on that leaves less than a quarter, until it is read.
+    #[test]
+    fn property_a_lane_says_in_time_that_it_fills(start in starts()) {
+        let mut world = World::open(start);
+        let lines = world.geometry.lane_lines();
+        for written in 0..lines - 17 {
+            prop_assert_eq!(world.writer.is_filling(), Ok(lines - written < lines / 4));
+            prop_assert_eq!(world.writer.push(Kind::Delta, 0, b"word", 0), Ok(Push::Written));
+        }
+        while world.read(Way::Borrowed, 7).is_some() {}
+        world.reader.settle();
+        prop_assert_eq!(world.writer.is_filling(), Ok(false));
     }
 
     /// Text in pieces is text in every piece.
@@ -237,7 +296,7 @@ proptest! {
                 Push::Partly(bytes) => rest = &rest[bytes..],
                 Push::Full => (),
             }
-            while let Some(frame) = world.read(true) {
+            while let Some(frame) = world.read(Way::Copied, 7) {
                 read += &String::from_utf8(frame.payload).unwrap();
             }
         }
@@ -249,7 +308,7 @@ proptest! {
     #[test]
     fn property_garbage_in_a_lane_is_an_error(
         start in starts(),
-        copied in any::<bool>(),
+        way in ways(),
         words in prop::collection::vec((0usize..512, any::<u64>()), 0..200),
         header in any::<[u64; 3]>(),
         small in any::<bool>(),
@@ -271,7 +330,9 @@ proptest! {
         let mut buf = Vec::new();
         // Bound: positions go up, and no line of the next lap is published.
         for _ in 0..65 {
-            let length = if copied {
+            let length = if way == Way::Texts && world.reader.has_short_text(ExchangeId(header[0])) {
+                Ok(world.reader.take_short_text().map(|found| found.text.map_or(0, str::len)))
+            } else if way == Way::Copied {
                 world.reader.next_copied(&mut buf).map(|frame| frame.map(|_| buf.len()))
             } else {
                 world.reader.next().map(|frame| frame.map(|frame| frame.payload.len()))
@@ -353,7 +414,7 @@ fn misuse_is_named() {
     }
     assert_eq!(world.writer.finish(Kind::Delta, b"", 0), Err(LaneError::Kind(Kind::Delta)));
     world.writer.finish(Kind::Error, &[1; 4096], 0).unwrap();
-    assert_eq!(world.read(true).unwrap().payload.len(), TERMINAL_PAYLOAD_MAX);
+    assert_eq!(world.read(Way::Copied, 7).unwrap().payload.len(), TERMINAL_PAYLOAD_MAX);
 }
 
 #[test]

@@ -174,6 +174,17 @@ impl<W: MemoryMut, R: Memory> LaneWriter<W, R> {
         Ok(self.room() >= need || self.refresh()? >= need)
     }
 
+    /// Whether more than three quarters of the lane wait to be read. A caller that is rung by now
+    /// reads before the writer has to stop.
+    ///
+    /// # Errors
+    /// [`CursorError`] is a violation of the peer.
+    #[inline]
+    pub fn is_filling(&mut self) -> Result<bool, CursorError> {
+        let quarter = self.shape.quarter;
+        Ok(self.room() < quarter && self.refresh()? < quarter)
+    }
+
     #[cold]
     fn push_pieces(
         &mut self,

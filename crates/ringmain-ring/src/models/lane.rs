@@ -23,13 +23,18 @@ fn hostile(position: u64, lines: u64, mark: u8) -> Vec<u8> {
     bytes
 }
 
-/// The frames of one exchange with these sizes; the last one is its END.
+/// The frames of one exchange with these sizes; the last one is its END. Those of one line are
+/// texts.
 fn frames(lines: &[u64]) -> Vec<(Kind, Vec<u8>)> {
     let (mut position, mut frames) = (0u64, Vec::new());
     for (index, &lines_of_frame) in lines.iter().enumerate() {
         let to_end = SIZES.lines - position % SIZES.lines;
         position += if lines_of_frame > to_end { to_end } else { 0 };
-        let kind = if index + 1 == lines.len() { Kind::End } else { Kind::Body };
+        let kind = match lines_of_frame {
+            _ if index + 1 == lines.len() => Kind::End,
+            1 => Kind::Delta,
+            _ => Kind::Body,
+        };
         frames.push((kind, hostile(position, lines_of_frame, index as u8 + 1)));
         position += lines_of_frame;
     }
@@ -80,4 +85,9 @@ fn loom_lane_exact_end() {
 #[test]
 fn loom_lane_copied() {
     lane("lane copied [1,2,2,2,1]", 11_000, Some(3), Reading::Copied, &[1, 2, 2, 2, 1]);
+}
+
+#[test]
+fn loom_lane_texts() {
+    lane("lane, texts [1,2,1,2,1,1]", 10_000, Some(3), Reading::Texts, &[1, 2, 1, 2, 1, 1]);
 }

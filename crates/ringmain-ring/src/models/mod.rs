@@ -144,12 +144,20 @@ const CALLER_LINES: usize = 12;
 enum Reading {
     Borrowed,
     Copied,
+    /// Short texts the short way, all else borrowed.
+    Texts,
 }
 
 /// Reads one frame if there is one and checks that it is the one awaited.
 fn read(reader: &mut Reader, reading: Reading, exchange: u64, kind: Kind, payload: &[u8]) -> bool {
     match reading {
-        Reading::Borrowed => match reader.next().unwrap() {
+        Reading::Texts if reader.has_short_text(ExchangeId(exchange)) => {
+            let found = reader.take_short_text().unwrap();
+            assert_eq!((found.exchange, Kind::Delta), (ExchangeId(exchange), kind));
+            assert_eq!(found.text.unwrap().as_bytes(), payload);
+            true
+        }
+        Reading::Borrowed | Reading::Texts => match reader.next().unwrap() {
             None => false,
             Some(frame) => {
                 assert_eq!((frame.exchange, frame.kind), (ExchangeId(exchange), kind));

@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_long_answer_is_given_in_pieces_that_keep_nothing_of_it() {
         let work = Box::pin(std::future::pending());
-        let running = Arc::new(Running::new(work, Arc::default(), Arc::default(), None));
+        let running = Running::new(work, Arc::default(), Arc::default());
         let seat = Watch::new().answer(&running, None);
         let whole = Bytes::from(vec![7; 2 * WAITING_BYTES_MAX + 1]);
         let mut kept = Kept::new(whole.clone().into(), running, Some(seat));
@@ -372,19 +372,21 @@ mod tests {
         let (outlet, host) = (Arc::<Mutex<Outlet>>::default(), Gauge::new(0, None));
         let shape = Shape::OpenAi;
         let work = Box::pin(burst(OutletEgress { outlet: outlet.clone(), shape }));
-        let running = Arc::new(Running::new(work, outlet, Arc::default(), Some(host.clone())));
+        let running = Running::new(work, outlet, Arc::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        host.hosts(&running);
+        host.run_hosted(&mut cx);
         let _seat = Watch::new().answer(&running, None);
         let mut body =
             AnswerBody { running, shape, is_stream: true, heartbeat: None, end: End::Open, _seat };
         let mut given = Vec::new();
         for _ in 0..3 {
-            host.begin_round();
             // The server polls until there is nothing more.
-            let mut cx = Context::from_waker(Waker::noop());
             while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) {
                 given.push(frame.into_data().unwrap());
             }
             tokio::task::yield_now().await;
+            host.run_hosted(&mut cx);
         }
         assert_eq!(given, [&b"a\n\n"[..], b"b\n\nc\n\n"]);
     }

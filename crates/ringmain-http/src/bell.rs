@@ -28,6 +28,11 @@ impl Part {
         Part { waker: Waker::from(bell.clone()), bell }
     }
 
+    /// Has it asked when it is polled next.
+    pub fn ring(&self) {
+        self.bell.was_rung.store(true, Ordering::Release);
+    }
+
     /// Asks the part if somebody has woken it since it was asked last.
     pub fn poll<T>(
         &self,

@@ -98,19 +98,36 @@ async fn serve<S: Socket>(
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
     let (mut drained, drain) = (std::pin::pin!(face.drained()), Part::new());
     let mut drains = false;
-    let ended = loop {
-        tokio::select! {
-            // The server library first: what it reads decides who looks for the end of its caller.
-            biased;
-            never = poll_fn(|_| begin_round(&gauge)) => match never {},
-            ended = connection.as_mut() => break ended,
-            () = poll_fn(|cx| drain.poll(cx, |cx| drained.as_mut().poll(cx))), if !drains => {
-                drains = true;
-                connection.as_mut().graceful_shutdown();
+    let mut served = std::pin::pin!(async {
+        loop {
+            tokio::select! {
+                // The server library first: what it reads decides who looks for the end of its
+                // caller.
+                biased;
+                ended = connection.as_mut() => break ended,
+                () = poll_fn(|cx| drain.poll(cx, |cx| drained.as_mut().poll(cx))), if !drains => {
+                    drains = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = poll_fn(|cx| line.poll_gone(cx)) => break Ok(()),
             }
-            () = poll_fn(|cx| line.poll_gone(cx)) => break Ok(()),
         }
-    };
+    });
+    let server = Part::new();
+    let ended = poll_fn(|cx| {
+        // Bound: each further round has begun another request, of those that the caller may send
+        // before it is answered.
+        loop {
+            if gauge.run_hosted(cx) {
+                server.ring();
+            }
+            let polled = server.poll(cx, |cx| served.as_mut().poll(cx));
+            if polled.is_ready() || !gauge.take_begun() {
+                return polled;
+            }
+        }
+    })
+    .await;
     if gauge.is_broken() {
         line.reset_at_close();
     }
@@ -121,11 +138,6 @@ async fn serve<S: Socket>(
         tracing::debug!(%fault, "what came over an HTTP connection was no request");
         let _ = timeout(LINGER, line.linger()).await;
     }
-}
-
-fn begin_round(gauge: &Gauge) -> Poll<Infallible> {
-    gauge.begin_round();
-    Poll::Pending
 }
 
 fn builder() -> Builder<Streams> {

@@ -123,9 +123,11 @@ async fn run(
     let egress = OutletEgress { outlet: outlet.clone(), shape };
     let work = Box::pin(work(face.clone(), exchange, asked, upload, egress));
     let gauge = parts.extensions.get::<Arc<Gauge>>();
-    // Each stream of an HTTP/2 connection has a task of its own.
-    let host = gauge.filter(|_| parts.version < Version::HTTP_2).cloned();
-    let running = Arc::new(Running::new(work, outlet, stop, host));
+    let running = Running::new(work, outlet, stop);
+    // Each stream of an HTTP/2 connection has a task of its own, which is the server's.
+    if let Some(host) = gauge.filter(|_| parts.version < Version::HTTP_2) {
+        host.hosts(&running);
+    }
     let manner = Manner { shape, heartbeat: config.heartbeat, gatherer };
     answer::of(running, manner, face.watch(), gauge).await
 }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::task::Waker;
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use http::Version;
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::framing::Fault;
+use crate::running::Running;
 use crate::watch::Limits;
 
 /// Unused since its last answer.
@@ -33,8 +34,10 @@ pub(crate) struct Gauge {
     pub from: Option<IpAddr>,
     /// The phase, how many requests are being answered, and a count of changes.
     word: AtomicU64,
-    /// How often its task was polled.
-    rounds: AtomicU64,
+    /// The pipeline that its task runs, where there is one task for both.
+    running: Mutex<Weak<Running>>,
+    /// It has not run yet.
+    begun: AtomicBool,
     /// Several requests at once: what comes beside them need not be one.
     is_http2: AtomicBool,
     /// Whether a caller that may call has called.
@@ -53,7 +56,8 @@ impl Gauge {
             uid,
             from,
             word: AtomicU64::new(HEAD),
-            rounds: AtomicU64::new(0),
+            running: Mutex::default(),
+            begun: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
@@ -82,13 +86,22 @@ impl Gauge {
         let _ = self.task.set(task);
     }
 
-    /// The task is being polled.
-    pub fn begin_round(&self) {
-        self.rounds.fetch_add(1, Relaxed);
+    /// Its task runs this pipeline from now on.
+    pub fn hosts(&self, running: &Arc<Running>) {
+        running.leave_to_host();
+        *self.running.lock() = Arc::downgrade(running);
+        self.begun.store(true, Relaxed);
     }
 
-    pub fn round(&self) -> u64 {
-        self.rounds.load(Relaxed)
+    /// Whether there is a pipeline that was not there when this was asked last.
+    pub fn take_begun(&self) -> bool {
+        self.begun.swap(false, Relaxed)
+    }
+
+    /// Runs the pipeline of the present answer, if it was woken. True: the server is to look at it.
+    pub fn run_hosted(&self, cx: &mut Context<'_>) -> bool {
+        let running = self.running.lock().upgrade();
+        running.is_some_and(|running| running.run(cx))
     }
 
     /// Closes the connection and drops what it was answering.

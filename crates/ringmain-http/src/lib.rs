@@ -4,9 +4,10 @@
 //! accept -> connection -> guard, caller -> upload, ask -> broker's pipeline -> answer
 //! ```
 //! A request runs on the same pipeline as one that came through a session; what differs is the
-//! egress. The answer's body *is* the pipeline: the HTTP server polls it when it has room to write,
-//! which polls the provider. No channel and no second task stand between the two, a reader that is
-//! slow holds back its own provider alone, and one that goes away drops the request upstream.
+//! egress. The task of the connection polls the pipeline, and the HTTP server when there is
+//! something to write; over HTTP/2 the answer's body polls it. No channel and no second task stand
+//! between the two, a reader that is slow holds back its own provider alone, and one that goes away
+//! drops the request upstream.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -76,6 +76,11 @@ impl Outlet {
         self.is_told || self.waiting.len() >= WAITING_BYTES_MAX
     }
 
+    /// Whether whoever reads the answer finds something to do.
+    pub fn has_news(&self) -> bool {
+        self.is_due() && (self.head.is_some() || !self.waiting.is_empty())
+    }
+
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.len()
     }

@@ -37,12 +37,21 @@ pub(crate) struct Outlet {
     room: Option<Waker>,
     /// Whether the last byte written is inside of an event.
     is_mid_event: bool,
-    /// Whether the last event written is an error of the provider's own.
-    is_error: bool,
+    /// The last event written.
+    last: Last,
     pub usage: Option<Usage>,
     /// What it may take of memory, where its caller may leave it untaken when the exchange is
     /// over.
     pub charged: Option<Charged>,
+}
+
+/// Whether the last event written is an error of the provider's own. It is looked into when it
+/// leaves or when somebody asks, for of all the events that leave together it is one.
+#[derive(Clone, Copy, Debug)]
+enum Last {
+    /// It waits whole, from here on.
+    Waits(usize),
+    IsError(bool),
 }
 
 /// The head of a response.
@@ -60,10 +69,17 @@ pub(crate) struct OutletEgress {
     pub shape: Shape,
 }
 
+impl Default for Last {
+    fn default() -> Last {
+        Last::IsError(false)
+    }
+}
+
 impl Outlet {
     /// Everything that waits.
     pub fn take(&mut self) -> Bytes {
         self.is_told = false;
+        self.last = Last::IsError(self.is_error());
         if let Some(pipeline) = self.room.take() {
             pipeline.wake();
         }
@@ -92,16 +108,26 @@ impl Outlet {
 
     /// Whether the caller was told by the provider itself, in a whole event.
     pub fn told_error(&self) -> bool {
-        self.is_error && !self.is_mid_event
+        self.is_error() && !self.is_mid_event
+    }
+
+    fn is_error(&self) -> bool {
+        match self.last {
+            Last::Waits(at) => tells_error(&self.waiting[at..]),
+            Last::IsError(is_error) => is_error,
+        }
     }
 
     fn write_event(&mut self, payload: &[u8]) -> Push {
-        let goes_on = self.is_mid_event;
+        let (goes_on, at) = (self.is_mid_event, self.waiting.len());
         let push = self.write(payload);
         if push != Push::Full {
             if !goes_on {
-                // What is written in parts came whole the first time.
-                self.is_error = tells_error(payload);
+                self.last = match push {
+                    Push::Written => Last::Waits(at),
+                    // What is written in parts came whole the first time.
+                    _ => Last::IsError(tells_error(payload)),
+                };
             }
             // An event that its provider cut off has no end either.
             self.is_mid_event |= !ends_event(payload);
@@ -284,9 +310,13 @@ mod tests {
         let mut egress = egress();
         let mut told = |payload: &[u8]| {
             assert_eq!(egress.push(Kind::Event, 0, payload), Ok(Push::Written));
-            egress.outlet.lock().told_error()
+            let told = egress.outlet.lock().told_error();
+            egress.outlet.lock().take();
+            assert_eq!(egress.outlet.lock().told_error(), told, "it has left");
+            told
         };
         assert!(told(b"data: {\"error\": {\"message\": \"no\"}}\n\n"));
+        assert!(!told(b"data: {}\n\n"), "another one came behind it");
         assert!(!told(b"data: {\"x\": \"\\\"error\\\"\", \"error\": null}\n\n"));
         assert!(told(b"event: error\ndata: {\"type\": \"error\"}\n\n"));
         assert!(!told(b"data: {\"choices\": []}\n\n"));

@@ -57,6 +57,8 @@ const TEXT_TAG: u64 = pack(0, Kind::Delta, 0, 0);
 /// A private copy of a header, judged.
 #[derive(Clone, Copy, Debug)]
 struct Found {
+    /// Where it stands, in the responder segment.
+    at: usize,
     exchange: u64,
     tag: u64,
     time_ns: u64,
@@ -121,11 +123,11 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         R: Lend,
     {
         self.release();
-        let Some((at, found)) = self.consume()? else { return Ok(None) };
+        let Some(found) = self.consume()? else { return Ok(None) };
         if mutant::is(Mutant::EarlyRelease) {
             self.publish();
         }
-        let payload = self.peer.lend(at + 32, length_of(found.tag), &mut self.scratch);
+        let payload = self.peer.lend(found.at + 32, length_of(found.tag), &mut self.scratch);
         Ok(Some(FrameRef {
             exchange: ExchangeId(found.exchange),
             kind: found.kind,
@@ -146,8 +148,8 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         R: Lend,
     {
         self.release();
-        let Some((at, found)) = self.consume()? else { return Ok(None) };
-        let text = self.peer.lend_text(at + 32, length_of(found.tag), &mut self.scratch);
+        let Some(found) = self.consume()? else { return Ok(None) };
+        let text = self.peer.lend_text(found.at + 32, length_of(found.tag), &mut self.scratch);
         Ok(Some(TextRef { exchange: ExchangeId(found.exchange), time_ns: found.time_ns, text }))
     }
 
@@ -159,16 +161,16 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     pub fn has_short_text(&mut self, exchange: ExchangeId) -> bool {
         let unpublished = self.position.wrapping_sub(self.published);
         let is_plain = self.found.is_none() && !self.terminal && unpublished < self.shape.quarter;
-        if !is_plain || self.await_word().is_err() {
+        let at = self.shape.line_offset(self.position);
+        if !is_plain || self.await_word(at).is_err() {
             return false;
         }
-        let at = self.shape.line_offset(self.position);
         let [id, tag, time_ns] = self.peer.words(at + 8);
         // Kind, flags and choice as they should be, and no line of the lap is left: one comparison.
         if tag.wrapping_sub(TEXT_TAG) > SHORT_TEXT_BYTES || id != exchange.0 {
             return false;
         }
-        self.found = Some(Found { exchange: id, tag, time_ns, kind: Kind::Delta, lines: 1 });
+        self.found = Some(Found { at, exchange: id, tag, time_ns, kind: Kind::Delta, lines: 1 });
         true
     }
 
@@ -180,9 +182,8 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         R: Lend,
     {
         let found = self.found.take()?;
-        let at = self.shape.line_offset(self.position);
         self.position = self.position.wrapping_add(found.lines);
-        let text = self.peer.lend_text(at + 32, length_of(found.tag), &mut self.scratch);
+        let text = self.peer.lend_text(found.at + 32, length_of(found.tag), &mut self.scratch);
         Some(TextRef { exchange: ExchangeId(found.exchange), time_ns: found.time_ns, text })
     }
 
@@ -193,14 +194,14 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
     /// [`FrameError`] when the lane holds what no honest responder writes.
     #[inline]
     pub fn next_copied(&mut self, buf: &mut Vec<u8>) -> Result<Option<FrameHeader>, FrameError> {
-        let Some((at, found)) = self.consume()? else { return Ok(None) };
+        let Some(found) = self.consume()? else { return Ok(None) };
         let publish = self.position.wrapping_sub(found.lines).wrapping_add(1);
         if mutant::is(Mutant::EarlyRelease) {
             self.publish();
         }
         // Bound: the length was judged to be less than a quarter of the lane.
         buf.resize(length_of(found.tag), 0);
-        self.peer.copy_out(at + 32, buf);
+        self.peer.copy_out(found.at + 32, buf);
         self.release();
         Ok(Some(unpack(publish, found.exchange, found.tag, found.time_ns)))
     }
@@ -271,7 +272,7 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         // Bound: two turns. A SKIP ends with the lane, and on line 0 none is valid.
         loop {
             let at = self.shape.line_offset(self.position);
-            if let Err(word) = self.await_word() {
+            if let Err(word) = self.await_word(at) {
                 return self.not_published(word);
             }
             let [exchange, tag, time_ns] = self.peer.words(at + 8);
@@ -279,18 +280,19 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
             match self.judge(tag, lines)? {
                 Kind::Skip => self.position = self.position.wrapping_add(lines),
                 kind => {
-                    self.found = Some(Found { exchange, tag, time_ns, kind, lines });
+                    self.found = Some(Found { at, exchange, tag, time_ns, kind, lines });
                     return Ok(true);
                 }
             }
         }
     }
 
-    /// Whether the frame at the present position is published, or else the word that stands there.
+    /// Whether the frame at the present position, which is `at`, is published, or else the word that
+    /// stands there.
     /// What is loaded after this is not older than the frame.
     #[inline(always)]
-    fn await_word(&mut self) -> Result<(), u64> {
-        let word = self.peer.load(self.shape.line_offset(self.position));
+    fn await_word(&mut self, at: usize) -> Result<(), u64> {
+        let word = self.peer.load(at);
         if word != self.position.wrapping_add(1) {
             self.run = 0;
             return Err(word);
@@ -349,17 +351,16 @@ impl<W: MemoryMut, R: Memory> LaneReader<W, R> {
         })
     }
 
-    /// Steps over the next frame; gives its offset, and its header as it was judged.
+    /// Steps over the next frame; gives its header as it was judged.
     #[inline(always)]
-    fn consume(&mut self) -> Result<Option<(usize, Found)>, FrameError> {
+    fn consume(&mut self) -> Result<Option<Found>, FrameError> {
         if self.found.is_none() && !self.find()? {
             return Ok(None);
         }
         let Some(found) = self.found.take() else { return Ok(None) };
-        let at = self.shape.line_offset(self.position);
         self.position = self.position.wrapping_add(found.lines);
         self.terminal = found.kind.is_terminal();
-        Ok(Some((at, found)))
+        Ok(Some(found))
     }
 
     /// Publishes the cursor and finds out whether the responder waits for it.

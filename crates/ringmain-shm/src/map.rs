@@ -327,6 +327,12 @@ impl WriteMap {
         self.region.put_record(offset, words, bytes);
     }
 
+    /// Asks for the cache line at `offset` ahead of its being written.
+    #[inline]
+    pub fn prefetch_write(&self, offset: usize) {
+        self.region.prefetch_write(offset);
+    }
+
     /// Gives the memory of a range back to the kernel; it reads as zero from then on. A segment
     /// that is sealed against future writers keeps its memory until its last user is gone (see
     /// [`Puncher`](crate::Puncher)); there nothing is done, and the bytes keep their value.

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use ringmain_wire::frame::{MORE, lines_of};
+use ringmain_wire::limits::RESERVE_LINES;
 use ringmain_wire::{ExchangeId, Geometry, Kind, LaneId};
 
 use super::split::first_piece;
@@ -14,6 +15,11 @@ use crate::shape::{LaneShape, payload_of};
 /// The one line that stays free, so that the line after a frame can be cleared before the frame
 /// is published.
 const FREE_LINE: u64 = 1;
+
+/// How far ahead of a frame the line is that is fetched for writing: the reader's CPU has it from the
+/// lap before, and a store that waits for it holds up those behind it. As many lines as a frame that
+/// is no terminal leaves free, so none is taken from a reader that has still to read it.
+const AHEAD_LINES: u64 = RESERVE_LINES;
 
 /// Writes the frames of one lane, exchange after exchange.
 ///
@@ -283,6 +289,8 @@ impl<W: MemoryMut, R: Memory> LaneWriter<W, R> {
         clear: bool,
     ) {
         let at = self.shape.line_offset(self.written);
+        let ahead = self.written.wrapping_add(AHEAD_LINES);
+        self.own.prefetch_write(self.shape.line_offset(ahead));
         self.own.put_record(at + 8, [exchange.0, tag, time_ns], payload);
         // The reader will look at the next line as soon as it has this frame. What stands there
         // may be old payload, chosen by whoever wrote the text, so it is cleared first.

@@ -53,6 +53,11 @@ impl MemoryMut for WriteMap {
     }
 
     #[inline(always)]
+    fn prefetch_write(&self, offset: usize) {
+        WriteMap::prefetch_write(self, offset);
+    }
+
+    #[inline(always)]
     fn put_record<const N: usize>(&self, offset: usize, words: [u64; N], bytes: &[u8]) {
         WriteMap::put_record(self, offset, words, bytes);
     }

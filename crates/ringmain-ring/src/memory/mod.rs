@@ -64,6 +64,11 @@ pub trait MemoryMut: Memory {
     /// Copies bytes in. `offset` is a multiple of 8.
     fn copy_in(&self, offset: usize, bytes: &[u8]);
 
+    /// Fetches the cache line at `offset` ahead of its being written; nothing where that means
+    /// nothing.
+    #[inline(always)]
+    fn prefetch_write(&self, _offset: usize) {}
+
     /// Stores words and bytes right behind them, Relaxed and in no order. What is left of the last
     /// word may keep its value or become zero.
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,8 +20,6 @@ pub(crate) struct Alarm {
     /// Not later than the next limit. Read at every poll.
     look_ns: AtomicU64,
     state: Mutex<State>,
-    /// The work gave way to other tasks and goes on by itself: nothing is waited for.
-    is_in_turn: AtomicBool,
     /// How far the present request upstream has come.
     progress: Progress,
 }
@@ -64,8 +62,7 @@ pub(crate) enum Expired {
 impl Alarm {
     pub fn new(deadline: Deadline, progress: Progress) -> Alarm {
         let state = State { deadline, waiting: Waiting::Nothing, since_ns: 0 };
-        let (look_ns, is_in_turn) = (AtomicU64::new(deadline.at_ns), AtomicBool::new(false));
-        Alarm { look_ns, state: Mutex::new(state), is_in_turn, progress }
+        Alarm { look_ns: AtomicU64::new(deadline.at_ns), state: Mutex::new(state), progress }
     }
 
     /// Puts another deadline in the place of the one so far.
@@ -93,30 +90,14 @@ impl Alarm {
         before
     }
 
-    /// The task gives way to others once and has seen to it that it is polled again, so whatever
-    /// else it could be woken by need not be asked in between.
-    // Bound: the next limit, from which on the timer is asked as always.
-    pub fn passes_turn(&self, now_ns: u64) {
-        self.is_in_turn.store(now_ns < self.look_ns.load(Relaxed), Relaxed);
-    }
-
-    /// Whether the poll that just ended gave way to others. Asked after it, once.
-    pub fn is_in_turn(&self) -> bool {
-        self.is_in_turn.load(Relaxed)
-    }
-
     /// Runs `work` until it is ready or a limit passes. It stays where it is pinned: taken by value
     /// it would stand here twice, and it is most of what an exchange takes of memory.
     pub async fn over<F: Future>(&self, mut work: Pin<&mut F>) -> Result<F::Output, Expired> {
         let mut armed_ns = self.look_ns.load(Relaxed);
         let mut timer = pin!(sleep_until(instant(armed_ns)));
         std::future::poll_fn(|cx| {
-            self.is_in_turn.store(false, Relaxed);
             if let Poll::Ready(output) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
-            }
-            if self.is_in_turn() {
-                return Poll::Pending;
             }
             // Bound: each round but the last moves the timer into the future.
             loop {
@@ -272,7 +253,6 @@ mod tests {
         let begun = Instant::now();
         let work = std::future::poll_fn(|cx| {
             assert!(begun.elapsed() < 5_000 * MS, "the limit was never asked for");
-            alarm.passes_turn(monotonic_ns());
             cx.waker().wake_by_ref();
             Poll::<()>::Pending
         });

@@ -2,26 +2,17 @@
 //!
 //! To be woken costs a consumer several microseconds, more than reading hundreds of frames does,
 //! and whoever rings about as much. So while a provider sends faster than that, a task does not
-//! ring for every chunk but once for all that is at hand: it lets the task of the connection run
-//! once, and rings when that brought nothing. A chunk that had to be waited for is no burst and is
-//! flushed at once; in a burst a frame is flushed after [`UNFLUSHED_NS_MAX`] at most, and a full
-//! lane ends the wait too.
-//!
-//! Over HTTP/1.1 the task of the connection hands over one chunk each time it runs, so that a look
-//! before its turn finds nothing, and costs a waker and a wake-up on either side. Whoever had to
-//! wait for that turn lets the task run first from then on.
+//! ring for every chunk but once for all that is at hand. A chunk that had to be waited for is no
+//! burst and is flushed at once; in a burst a frame is flushed after [`UNFLUSHED_NS_MAX`] at most,
+//! with which other tasks get their turn too, and a full lane ends the wait as well.
 //!
 //! The clock is read once per chunk.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use ringmain_shm::monotonic_ns;
 use ringmain_upstream::{AnswerBody, UpstreamError};
-
-use crate::alarm::Alarm;
 
 /// A chunk that was waited for no longer than this belongs to a burst.
 const BURST_GAP_NS: u64 = 100_000;
@@ -29,16 +20,10 @@ const BURST_GAP_NS: u64 = 100_000;
 /// between two tokens that come as they are made.
 const UNFLUSHED_NS_MAX: u64 = 500_000;
 
-/// Chunks for which the task of the connection is let go first, until it is tried again whether
-/// it gives more than one at a time.
-const AHEAD: u8 = 32;
-
 /// The state of one answer: whether its chunks come in a burst, and since when nothing was flushed.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
     is_burst: bool,
-    /// Chunks before which the task of the connection runs.
-    ahead: u8,
     /// When the wait for the present chunk began.
     waits_ns: u64,
     /// When the first frame came that is not flushed.
@@ -50,49 +35,31 @@ pub(crate) struct Gather {
 impl Gather {
     /// The next chunk, if it belongs to the same burst and is at hand. `None`: whoever reads is to
     /// be rung before anything is waited for.
-    pub async fn at_hand(
+    #[inline]
+    pub fn at_hand(
         &mut self,
         body: &mut AnswerBody,
-        alarm: &Alarm,
+        cx: &mut Context<'_>,
     ) -> Option<Result<Option<Bytes>, UpstreamError>> {
-        if !self.is_burst || self.now_ns.saturating_sub(self.unflushed_ns) >= UNFLUSHED_NS_MAX {
+        if !self.is_burst || self.is_due() {
             return None;
         }
-        let is_ahead = self.ahead > 0;
-        let mut chunk = pin!(body.chunk());
-        let mut has_yielded = false;
-        // Bound: two polls.
-        let found = poll_fn(|cx| {
-            if (has_yielded || !is_ahead)
-                && let Poll::Ready(chunk) = chunk.as_mut().poll(cx)
-            {
-                return Poll::Ready(Some(chunk));
-            }
-            if has_yielded {
-                return Poll::Ready(None);
-            }
-            // The task of the connection was woken by the last chunk that was taken from it and
-            // comes before this one in the queue; it gives what it has read already.
-            has_yielded = true;
-            alarm.passes_turn(self.now_ns);
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-        self.ahead = match has_yielded && found.is_some() {
-            true if is_ahead => self.ahead - 1,
-            true => AHEAD,
-            false => 0,
-        };
-        if found.is_some() {
-            self.now_ns = monotonic_ns();
-        }
-        found
+        let Poll::Ready(chunk) = body.poll_chunk(cx) else { return None };
+        self.now_ns = monotonic_ns();
+        Some(chunk)
     }
 
-    /// The next chunk is waited for.
-    pub fn waits(&mut self) {
+    /// The next chunk is waited for. A burst that has lasted gives way to other tasks first, and
+    /// to whatever else its own task waits for.
+    pub async fn waits(&mut self) {
+        if self.is_burst && self.is_due() {
+            tokio::task::yield_now().await;
+        }
         self.waits_ns = monotonic_ns();
+    }
+
+    fn is_due(&self) -> bool {
+        self.now_ns.saturating_sub(self.unflushed_ns) >= UNFLUSHED_NS_MAX
     }
 
     /// It came.

@@ -3,6 +3,8 @@
 //! holds the provider back; nothing is queued here.
 
 use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use ringmain_policy::ExchangeLimits;
@@ -62,18 +64,19 @@ pub(crate) async fn run<E: Egress>(
             relay.egress.release_request();
         }
         if decoder.is_ended() {
-            return relay.end(&decoder, answer.body).await;
+            return relay.end(&decoder, left_of(answer.body).await).await;
         }
         holding.grows_to(decoder.held_bytes() + answer.body.held_bytes(), copies)?;
         if relay.egress.is_filling() {
             relay.egress.flush();
             gather.flushed();
         }
-        let chunk = match gather.at_hand(&mut answer.body, alarm).await {
+        let at_hand = poll_fn(|cx| Poll::Ready(gather.at_hand(&mut answer.body, cx))).await;
+        let chunk = match at_hand {
             Some(chunk) => chunk,
             None => {
                 relay.egress.flush();
-                gather.waits();
+                gather.waits().await;
                 let chunk = answer.body.chunk().await;
                 gather.came();
                 chunk
@@ -218,12 +221,12 @@ impl<'a, E: Egress> Relay<'a, E> {
         room
     }
 
-    async fn end(self, decoder: &Decoder, rest: AnswerBody) -> Result<Ended, Failure> {
+    async fn end(self, decoder: &Decoder, rest: Option<AnswerBody>) -> Result<Ended, Failure> {
         let Verdict::Ended(frame) = decoder.verdict() else {
             let text = "the end of the answer was lost";
             return Err(Failure::while_sent(Code::Internal, Stage::Relay, Sent::Yes, text.into()));
         };
-        self.finish(frame, Some(rest)).await
+        self.finish(frame, rest).await
     }
 
     /// The good end, which the caller of the pipeline writes: HEAD, if it was not needed before,
@@ -239,6 +242,16 @@ impl<'a, E: Egress> Relay<'a, E> {
         frame.encode(&mut payload);
         Ok(Ended { payload, rest })
     }
+}
+
+/// What has not come yet of the end of an answer. Mostly all has: then its connection is free
+/// before its caller has the END, and serves the next request.
+async fn left_of(mut body: AnswerBody) -> Option<AnswerBody> {
+    let is_over = {
+        let mut settling = pin!(body.settle());
+        poll_fn(|cx| Poll::Ready(settling.as_mut().poll(cx).is_ready())).await
+    };
+    (!is_over).then_some(body)
 }
 
 /// Nobody asked for another protocol, so an interim status is not the head of an answer.

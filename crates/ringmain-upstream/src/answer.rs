@@ -1,6 +1,8 @@
 //! The answer of an endpoint: its head and the bytes of its body.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -113,6 +115,9 @@ fn opens_with_error(text: &[u8]) -> bool {
     }
 }
 
+/// What is given of a body: bytes, its end, or how it broke.
+type Chunk = Result<Option<Bytes>, UpstreamError>;
+
 /// The body of an answer, its content encoding undone.
 pub struct AnswerBody {
     /// Until its end.
@@ -146,23 +151,36 @@ impl AnswerBody {
     /// [`UpstreamError`] when the connection broke, the framing was cut short, or the encoding is
     /// wrong or expands beyond its bounds.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// The same for whoever polls by himself: a token is too short for one future in the other.
+    #[inline]
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
+        match self.translator {
+            None => self.poll_own(cx),
+            Some(_) => self.poll_translated(cx),
+        }
+    }
+
+    fn poll_translated(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
         // Bound: each round takes bytes of the endpoint, or is the last.
         loop {
-            let Some(translator) = &mut self.translator else { return self.own_chunk().await };
+            let Some(translator) = &mut self.translator else { return self.poll_own(cx) };
             let translated = translator.take()?;
             if !translated.is_empty() {
-                return Ok(Some(translated));
+                return Poll::Ready(Ok(Some(translated)));
             }
             if translator.is_ended() {
-                return Ok(None);
+                return Poll::Ready(Ok(None));
             }
-            let chunk = self.own_chunk().await;
+            let chunk = ready!(self.poll_own(cx));
             let Some(translator) = &mut self.translator else { continue };
             match chunk {
                 Ok(Some(chunk)) => {
                     translator.feed(chunk);
                     if translator.is_gathering() {
-                        return Ok(Some(Bytes::new()));
+                        return Poll::Ready(Ok(Some(Bytes::new())));
                     }
                 }
                 Ok(None) => translator.end_of_body(),
@@ -177,29 +195,30 @@ impl AnswerBody {
     }
 
     /// The next bytes as the endpoint sent them.
-    async fn own_chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
         if !self.peeked.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.peeked)));
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.peeked))));
         }
         if let Some(error) = &self.broken {
-            return Err(error.clone());
+            return Poll::Ready(Err(error.clone()));
         }
-        let chunk = self.read().await;
+        let chunk = ready!(self.poll_read(cx));
         if let Err(error) = &chunk {
             self.broken = Some(error.clone());
         }
-        chunk
+        Poll::Ready(chunk)
     }
 
-    async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
+        // Bound: each round takes bytes of the endpoint, or is the last.
         loop {
             if let Some(expander) = &mut self.expander
                 && let Some(bytes) = expander.next()?
             {
-                return Ok(Some(bytes));
+                return Poll::Ready(Ok(Some(bytes)));
             }
-            let Some(flow) = &mut self.flow else { return Ok(None) };
-            let Some(bytes) = flow.chunk().await? else {
+            let Some(flow) = &mut self.flow else { return Poll::Ready(Ok(None)) };
+            let Some(bytes) = ready!(flow.poll_chunk(cx))? else {
                 self.flow = None;
                 self.expander.as_ref().map_or(Ok(()), Expander::end)?;
                 continue;
@@ -207,9 +226,13 @@ impl AnswerBody {
             match &mut self.expander {
                 _ if bytes.is_empty() => {}
                 Some(expander) => expander.feed(bytes),
-                None => return Ok(Some(bytes)),
+                None => return Poll::Ready(Ok(Some(bytes))),
             }
         }
+    }
+
+    async fn own_chunk(&mut self) -> Chunk {
+        poll_fn(|cx| self.poll_own(cx)).await
     }
 
     /// Whether it was read to its end.
@@ -219,8 +242,8 @@ impl AnswerBody {
 
     /// Reads what is left behind the terminal marker, so that an HTTP/1.1 connection can be used
     /// again; gives up at 64 KiB. Dropping the body instead burns the connection. It waits for
-    /// the provider: put a time limit around it.
-    pub async fn settle(mut self) {
+    /// the provider: put a time limit around it. Cancel-safe: a later call goes on.
+    pub async fn settle(&mut self) {
         let mut bytes = 0;
         while bytes <= SETTLE_BYTES_MAX {
             match self.own_chunk().await {

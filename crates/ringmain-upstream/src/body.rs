@@ -1,4 +1,4 @@
-//! The body of a request as the HTTP client takes it.
+//! The body of a request as its connection takes it.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::call::{Phase, Progress};
 use crate::pool::Stream;
 
-/// Most bytes that the HTTP client takes at once: it counts a piece as sent when it takes it, so
+/// Most bytes that a connection takes at once: it counts a piece as sent when it takes it, so
 /// the progress of a large body is seen in steps of this.
 const PIECE_BYTES_MAX: usize = 256 * 1024;
 /// The same where streams share a connection: one HTTP/2 frame of the size that every server takes.
@@ -49,7 +49,7 @@ struct Held {
 #[error("the request was given up before it was sent")]
 pub struct GivenUp;
 
-/// Told the addresses of each piece as the HTTP client takes it, for tests that ask where a body
+/// Told the addresses of each piece as its connection takes it, for tests that ask where a body
 /// stands. Of the bytes it learns nothing.
 #[derive(Clone)]
 pub struct Witness(Arc<dyn Fn(Range<usize>) + Send + Sync>);
@@ -68,8 +68,7 @@ impl RequestBody {
         RequestBody { witness, ..self }
     }
 
-    /// The same as the body of a stream, which is told when the connection takes it, and held
-    /// until the last piece is let go.
+    /// The same as the body of a stream, which is held until the last piece is let go.
     #[must_use]
     pub(crate) fn of_stream(self, stream: Option<Stream>) -> RequestBody {
         RequestBody { stream, ..self }
@@ -134,7 +133,6 @@ impl Body for RequestBody {
         }
         let piece = match (piece, &this.stream) {
             (Some(piece), Some(stream)) => {
-                stream.opened();
                 Some(Bytes::from_owner(Held { piece, _stream: stream.clone() }))
             }
             (piece, _) => piece,
@@ -161,7 +159,7 @@ mod tests {
         let given = Bytes::from(vec![7; FRAME_BYTES_MAX * 2 + 5]);
         let lent = given.as_ptr_range();
         let body = RequestBody::new(vec![given], Progress::default());
-        let mut body = body.of_stream(Some(Stream::alone()));
+        let mut body = body.of_stream(Some(Stream::default()));
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut frames = Vec::new();
         while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {
@@ -177,10 +175,8 @@ mod tests {
         let given = vec![Bytes::from(vec![1; 100_000]), Bytes::from(vec![2; 10])];
         let ranges: Vec<_> = given.iter().map(|piece| piece.as_ptr_range()).collect();
         let progress = Progress::default();
-        let body = RequestBody::new(given, progress.clone());
+        let mut body = RequestBody::new(given, progress.clone());
         assert_eq!(body.size_hint().exact(), Some(100_010));
-        // As the HTTP client wraps and polls it.
-        let mut body = reqwest::Body::wrap(body);
         assert_eq!(progress.sent(), Sent::No);
         let mut context = Context::from_waker(std::task::Waker::noop());
         for (range, stage) in ranges.into_iter().zip([Stage::Send, Stage::AwaitHead]) {

@@ -1,7 +1,11 @@
 //! The bytes of an answer as they come from its connection, and what their end means for that
 //! connection.
 
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
+use http::Response;
+use hyper::body::Incoming;
 
 use crate::call::Progress;
 use crate::endpoint::failure;
@@ -12,7 +16,7 @@ use crate::pool::Lease;
 /// The body of an answer. Dropping it before its end gives the request up.
 pub(crate) struct Flow {
     /// Until its end. Dropped before the lease, whose end may cut what is left of it.
-    response: Option<reqwest::Response>,
+    body: Option<Incoming>,
     framing: Framing,
     lease: Option<Lease>,
     progress: Progress,
@@ -22,40 +26,43 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub fn new(
-        response: reqwest::Response,
+        response: Response<Incoming>,
         lease: Lease,
         progress: Progress,
         request_bytes: u64,
     ) -> Flow {
         let framing = Framing::of(&response);
-        let (response, lease) = (Some(response), Some(lease));
-        Flow { response, framing, lease, progress, request_bytes }
+        let (body, lease) = (Some(response.into_body()), Some(lease));
+        Flow { body, framing, lease, progress, request_bytes }
     }
 
-    /// The next bytes, or `None` after a correctly framed end. Cancel-safe.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let Some(response) = &mut self.response else { return Ok(None) };
-        match response.chunk().await {
-            Ok(Some(bytes)) => {
+    /// The next bytes, or `None` after a correctly framed end.
+    pub fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, UpstreamError>> {
+        let (Some(body), Some(lease)) = (&mut self.body, &mut self.lease) else {
+            return Poll::Ready(Ok(None));
+        };
+        Poll::Ready(match ready!(lease.poll_body(body, cx)) {
+            Some(Ok(bytes)) => {
                 self.framing.saw(bytes.len());
-                if let Some(lease) = &self.lease {
-                    lease.sign();
-                }
                 Ok(Some(bytes))
             }
-            Ok(None) => {
-                let verdict = self.response.take().map_or(Ok(()), |end| self.framing.judge(end));
+            None => {
+                let verdict = self.framing.judge(body);
+                self.body = None;
                 self.end(verdict.is_ok());
                 verdict.map(|()| None)
             }
-            Err(error) => {
-                self.response = None;
+            Some(Err(error)) => {
+                self.body = None;
                 if let Some(lease) = self.lease.take() {
                     lease.failed(failure::of_connection(&error));
                 }
-                Err(failure::of_body(error))
+                Err(failure::of_body(&error))
             }
-        }
+        })
     }
 
     /// The body ended. The connection is free for another request if the provider also took the
@@ -74,7 +81,7 @@ impl Drop for Flow {
     fn drop(&mut self) {
         // Whoever has read all bytes that were promised need not ask for the end behind them.
         if self.framing.is_whole() {
-            self.response = None;
+            self.body = None;
             self.end(true);
         }
     }

@@ -10,8 +10,8 @@
 //! The words of an error status need no proof: the status stands without them.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, StatusCode, Version};
-use http_body::Body as _;
+use http::{HeaderMap, Response, StatusCode, Version};
+use http_body::Body;
 use ringmain_wire::Code;
 
 use crate::error::UpstreamError;
@@ -37,7 +37,7 @@ enum End {
 
 impl Framing {
     /// As the head of the answer says.
-    pub fn of(response: &reqwest::Response) -> Framing {
+    pub fn of<B>(response: &Response<B>) -> Framing {
         let (status, headers) = (response.status(), response.headers());
         let is_plain = !headers.contains_key(TRANSFER_ENCODING) && has_body(status);
         let told = headers.get(CONTENT_LENGTH).filter(|_| is_plain);
@@ -62,14 +62,14 @@ impl Framing {
     }
 
     /// Judges the end that the HTTP client took for good.
-    pub fn judge(self, ended: reqwest::Response) -> Result<(), UpstreamError> {
+    pub fn judge(self, ended: &impl Body) -> Result<(), UpstreamError> {
         let message = match (self.told, self.end) {
             (Some(told), _) if told == self.seen => return Ok(()),
             (Some(told), _) => {
                 format!("the answer ended after {} of {told} bytes", self.seen)
             }
             (None, End::Checked) => return Ok(()),
-            (None, End::Stream) if reqwest::Body::from(ended).is_end_stream() => return Ok(()),
+            (None, End::Stream) if ended.is_end_stream() => return Ok(()),
             (None, End::Stream) => "the answer was ended by a reset of its stream".to_owned(),
             (None, End::Closed) => {
                 "the answer has neither length nor chunks, so its end proves nothing".to_owned()

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use common::{call, endpoint, finish, http1, http2, send, send_body, send_of, soon, until};
 use ringmain_upstream::{Call, Cause, Endpoint, Http2};
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -246,17 +247,52 @@ async fn over_http2_three_hundred_calls_spread_over_three_connections() {
 }
 
 #[tokio::test]
-async fn a_lower_limit_of_streams_is_learned() {
+async fn no_connection_has_more_streams_than_its_server_says() {
     let delay = Duration::from_millis(30);
     let manners = http2::Manners { streams_max: Some(5), delay, ..Default::default() };
     let server = http2::Server::start(manners).await;
     let endpoint = Arc::new(endpoint(&server.url, prior));
-    // The first connection is given all, and the server refuses what it does not take.
-    for _ in 0..2 {
+    for round in 1..=2 {
         let answers = calls_at_once(&endpoint, 40).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        // All at once, none refused, and none behind another.
+        let seen = &server.seen;
+        assert_eq!(seen.connections.load(SeqCst), 8, "{:?}", endpoint.gauges());
+        assert_eq!(seen.streams_peak.load(SeqCst), 40);
+        assert_eq!(seen.requests.load(SeqCst), 40 * round);
     }
-    assert!(server.seen.connections.load(SeqCst) >= 8, "{:?}", endpoint.gauges());
+}
+
+/// What a server says behind an answer belongs to nobody: neither at once nor later.
+#[tokio::test]
+async fn words_that_nobody_asked_for_end_their_connection() {
+    for later in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    http1::read_request(&mut stream).await?;
+                    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned();
+                    let stray = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstray";
+                    let (first, second) = match later {
+                        false => (answer + stray, ""),
+                        true => (answer, stray),
+                    };
+                    stream.write_all(first.as_bytes()).await.ok()?;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    stream.write_all(second.as_bytes()).await.ok()?;
+                    stream.read(&mut [0; 1]).await.ok()
+                });
+            }
+        });
+        let endpoint = endpoint(&url, |_| {});
+        for calls in 1..=3 {
+            assert_eq!(soon(call(&endpoint)).await.unwrap(), 2);
+            until(|| endpoint.gauges().retired(Cause::ClosedByPeer) == calls).await;
+        }
+        assert_eq!(endpoint.gauges().opened, 3);
+    }
 }
 
 #[tokio::test]

@@ -216,13 +216,10 @@ impl Exchange {
             let mut work = pin!(alarm.over(work));
             poll_fn(|cx| {
                 // A stop goes before what is ready.
-                if !stop.is_requested() {
-                    if let Poll::Ready(ended) = work.as_mut().poll(cx) {
-                        return Poll::Ready(Ok(ended));
-                    }
-                    if alarm.is_in_turn() {
-                        return Poll::Pending;
-                    }
+                if !stop.is_requested()
+                    && let Poll::Ready(ended) = work.as_mut().poll(cx)
+                {
+                    return Poll::Ready(Ok(ended));
                 }
                 stopped.as_mut().poll(cx).map(Err)
             })

@@ -13,8 +13,7 @@ const UNIX_HOST: &str = "localhost";
 /// A base address that was judged.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Address {
-    /// Without a slash at its end.
-    pub base: String,
+    pub base: Url,
     /// The socket, when the server listens on one of this host.
     pub unix: Option<PathBuf>,
 }
@@ -43,7 +42,7 @@ pub(super) fn check(config: &EndpointConfig) -> Result<Address, EndpointError> {
         () if url.query().is_some() || url.fragment().is_some() => {
             fail(shown, "it holds a query or fragment")
         }
-        () => Ok(Address { base: url.as_str().trim_end_matches('/').to_owned(), unix: None }),
+        () => Ok(Address { base: url, unix: None }),
     }
 }
 
@@ -62,8 +61,7 @@ fn unix(rest: &str) -> Result<Address, &'static str> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err("it holds a query or fragment");
     }
-    let base = url.as_str().trim_end_matches('/').to_owned();
-    Ok(Address { base, unix: Some(PathBuf::from(socket)) })
+    Ok(Address { base: url, unix: Some(PathBuf::from(socket)) })
 }
 
 #[cfg(test)]
@@ -75,11 +73,11 @@ mod tests {
         let at = |text: &str| check(&EndpointConfig::new("e", text));
         for (text, base) in [
             ("unix:/run/x.sock:/v1", "http://localhost/v1"),
-            ("unix:/run/x.sock:/v1/", "http://localhost/v1"),
+            ("unix:/run/x.sock:/v1/", "http://localhost/v1/"),
             ("unix:/run/x.sock", "http://localhost"),
         ] {
             let unix = Some("/run/x.sock".into());
-            assert_eq!(at(text).unwrap(), Address { base: base.to_owned(), unix });
+            assert_eq!(at(text).unwrap(), Address { base: Url::parse(base).unwrap(), unix });
         }
         for bad in ["unix:x.sock", "unix:", "unix:/x:v1", "unix:/x:/v1?a", "unix:/x:/v1#a"] {
             assert!(at(bad).is_err(), "{bad}");

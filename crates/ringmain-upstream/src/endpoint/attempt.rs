@@ -1,12 +1,12 @@
 //! One request on one connection.
 
-use std::pin::pin;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
-use reqwest::{Request, Response};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Sent, Stage};
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use crate::body::RequestBody;
 use crate::call::{Call, Phase};
 use crate::compress::{Coding, Trial};
 use crate::error::UpstreamError;
-use crate::pool::{Lease, NoPlace};
+use crate::pool::{Broken, Lease, NoPlace};
 use crate::splice::{Spliced, Wanted, splice};
 
 /// Most connections that may turn out to have no place for the request: they end just as they are
@@ -66,10 +66,8 @@ impl Endpoint {
         loop {
             let mut lease = self.place(call.uid).await?;
             call.progress.reach(Phase::Connecting);
-            let request = self.request(call, &sending, &mut lease)?;
-            let error = match self.execute(call, &mut lease, request).await? {
+            let error = match self.execute(call, &sending, &mut lease).await? {
                 Ok(response) => {
-                    lease.answered(&response);
                     self.answers.fetch_add(1, Relaxed);
                     call.progress.reach(Phase::Answered);
                     if let Some(trial) = outline.trial
@@ -80,25 +78,26 @@ impl Endpoint {
                     let answer = self.answer(call, response, lease, outline)?;
                     return Ok((answer, outline));
                 }
-                Err(error) => error,
+                Err(broken) => broken,
             };
             let is_refused = failure::is_refused_stream(&error);
-            let may_go_on = if is_refused {
-                lease.refused()
-            } else if failure::is_spent(&error) {
-                lease.spent();
-                true
-            } else if error.is_connect() || error.is_dns() {
-                let error = self.error_of(error, call);
-                lease.not_made(&error);
-                return Err(error);
-            } else {
-                lease.failed(failure::of_connection(&error));
-                false
+            let may_go_on = match &error {
+                _ if is_refused => lease.refused(),
+                // One that never took a request is no stale one: its server is told of as failing.
+                Broken::Spent => lease.spent(),
+                Broken::Unconnected(_) | Broken::Unspoken(_) => {
+                    let error = self.error_of(&error, call);
+                    lease.not_made(&error);
+                    return Err(error);
+                }
+                Broken::Unanswered(error) => {
+                    lease.failed(failure::of_connection(error));
+                    false
+                }
             };
             rounds += 1;
             if !may_go_on || rounds > ROUNDS_MAX {
-                return Err(self.error_of(error, call));
+                return Err(self.error_of(&error, call));
             }
             // Those that were refused together are counted before one of them goes on.
             tokio::task::yield_now().await;
@@ -111,35 +110,37 @@ impl Endpoint {
         }
     }
 
-    /// Sends a request on its place. The connection for it is made within the limit of the client,
+    /// Sends a request on its place. The connection for it is made within the limit of the pool,
     /// which is that of the most patient route, or within the caller's own.
     async fn execute(
         &self,
         call: &Call<'_>,
+        sending: &Sending,
         lease: &mut Lease,
-        request: Request,
-    ) -> Result<Result<Response, reqwest::Error>, UpstreamError> {
-        let executing = lease.client().execute(request);
-        let Some(limit) = call.connect.filter(|limit| *limit < self.config.connect_timeout) else {
-            return Ok(executing.await);
-        };
-        let mut executing = pin!(executing);
-        match timeout(limit, &mut executing).await {
-            Ok(executed) => Ok(executed),
-            Err(_) if lease.is_made() => Ok(executing.await),
-            // The request is dropped with what would have connected: nothing of it goes out.
-            Err(_) => {
-                call.progress.again();
-                let message =
-                    format!("endpoint {}: no connection within {limit:?}", self.config.name);
-                Err(UpstreamError::new(Code::ConnectTimeout, Stage::Connect, Sent::No, message))
+    ) -> Result<Result<Response<Incoming>, Broken>, UpstreamError> {
+        let limit = call.connect.filter(|limit| *limit < self.config.connect_timeout);
+        let ready = match limit {
+            Some(limit) if !lease.is_made() => {
+                // What would have connected is dropped: nothing of the request goes out.
+                timeout(limit, lease.ready()).await.map_err(|_| {
+                    call.progress.again();
+                    let message =
+                        format!("endpoint {}: no connection within {limit:?}", self.config.name);
+                    UpstreamError::new(Code::ConnectTimeout, Stage::Connect, Sent::No, message)
+                })?
             }
+            _ => lease.ready().await,
+        };
+        if let Err(broken) = ready {
+            return Ok(Err(broken));
         }
+        let request = self.request(call, sending, lease)?;
+        Ok(lease.send(request).await)
     }
 
     /// What a failed request is told of. What was proven not to be processed is forgotten of the
     /// progress, for whoever is asked next.
-    fn error_of(&self, error: reqwest::Error, call: &Call<'_>) -> UpstreamError {
+    fn error_of(&self, error: &Broken, call: &Call<'_>) -> UpstreamError {
         let error = failure::of_send(error, &self.config.name, &call.progress);
         if error.sent == Sent::No {
             call.progress.again();
@@ -184,41 +185,43 @@ impl Endpoint {
         })
     }
 
+    /// The request, with the whole address that it goes to.
     fn request(
         &self,
         call: &Call<'_>,
         sending: &Sending,
         lease: &mut Lease,
-    ) -> Result<Request, UpstreamError> {
-        let url = self.urls.of(call.head.path).map_err(|error| {
+    ) -> Result<Request<RequestBody>, UpstreamError> {
+        let uri = self.uris.of(call.head.path).map_err(|error| {
             let message = format!("the path cannot stand in an address: {error}");
             UpstreamError::new(Code::InvalidHead, Stage::Intake, Sent::No, message)
         })?;
         let has_body = call.head.method == Method::Post;
-        let mut request = Request::new(head::method(call.head), url);
-        *request.headers_mut() = head::request_headers(call.head, has_body, call.model.is_some());
-        head::complete(request.headers_mut(), self.config.dialect);
+        let mut headers = head::request_headers(call.head, has_body, call.model.is_some());
+        head::complete(&mut headers, self.config.dialect);
         if let Some(coding) = sending.outline.coding {
-            request.headers_mut().insert(CONTENT_ENCODING, coding.header());
+            headers.insert(CONTENT_ENCODING, coding.header());
         }
         for (name, value) in &self.headers {
-            request.headers_mut().insert(name, value.clone());
+            headers.insert(name, value.clone());
         }
         let silent = sending.outline.body_bytes == 0;
         if !lease.tell_blind(&call.progress, silent) {
             let message = format!("endpoint {}: the request was given up", self.config.name);
             return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
         }
-        if has_body {
-            let body = RequestBody::new(sending.pieces.clone(), call.progress.clone());
-            let body = body.witnessed(self.witness.get().cloned()).of_stream(lease.stream());
-            *request.body_mut() = Some(reqwest::Body::wrap(body));
-        }
+        let pieces = if has_body { sending.pieces.clone() } else { Vec::new() };
+        let body = RequestBody::new(pieces, call.progress.clone())
+            .witnessed(self.witness.get().cloned())
+            .of_stream(lease.stream().filter(|_| has_body));
         // Last, behind everything that a caller can have said.
         let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(credential) = &*credential {
-            request.headers_mut().insert(credential.name(), credential.header());
+            headers.insert(credential.name(), credential.header());
         }
+        let mut request = Request::new(body);
+        *request.method_mut() = head::method(call.head);
+        (*request.uri_mut(), *request.headers_mut()) = (uri, headers);
         Ok(request)
     }
 }

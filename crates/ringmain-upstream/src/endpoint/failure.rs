@@ -1,4 +1,4 @@
-//! What an error of the HTTP client means, and what it proves about the request.
+//! What an error on the way to an answer means, and what it proves about the request.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use ringmain_wire::{Code, Sent, Stage};
 
 use crate::call::Progress;
 use crate::error::UpstreamError;
-use crate::pool::{Cause, Spent};
+use crate::pool::{Broken, Cause};
 
 /// An error before the head of an answer.
 ///
@@ -16,49 +16,56 @@ use crate::pool::{Cause, Spent};
 /// connection; the connection died before the request was written; or the provider said that it
 /// did not process the stream (REFUSED_STREAM, or a GOAWAY, which is given only to streams above
 /// the last one that the provider took).
-pub(crate) fn of_send(error: reqwest::Error, endpoint: &str, progress: &Progress) -> UpstreamError {
-    let error = error.without_url();
-    let told = root(&error);
+pub(crate) fn of_send(broken: &Broken, endpoint: &str, progress: &Progress) -> UpstreamError {
+    match broken {
+        Broken::Unconnected(error) => of_connect(error, endpoint),
+        Broken::Unspoken(error) => {
+            let text =
+                format!("endpoint {endpoint}: the connection broke at once: {}", root(error));
+            UpstreamError::new(Code::UpstreamConnect, Stage::Connect, Sent::No, text)
+        }
+        Broken::Spent => {
+            let text = format!("endpoint {endpoint}: the connection was closed before");
+            UpstreamError::new(Code::UpstreamReset, Stage::Send, Sent::No, text)
+        }
+        Broken::Unanswered(error) => of_request(error, endpoint, progress),
+    }
+}
+
+fn of_connect(error: &reqwest::Error, endpoint: &str) -> UpstreamError {
+    // Its own words name the address; the innermost ones do not.
+    let told = root(error);
+    let (code, what) = match () {
+        () if error.is_builder() => (Code::Internal, "its HTTP client cannot be made"),
+        () if error.is_dns() => (Code::UpstreamDns, "its name could not be resolved"),
+        () if error.is_timeout() => (Code::ConnectTimeout, "connecting"),
+        () if is_tls(error) => (Code::UpstreamTls, "the TLS handshake failed"),
+        () => (Code::UpstreamConnect, "no connection could be made"),
+    };
+    let text = format!("endpoint {endpoint}: {what}: {told}");
+    UpstreamError::new(code, Stage::Connect, Sent::No, text)
+}
+
+fn of_request(error: &hyper::Error, endpoint: &str, progress: &Progress) -> UpstreamError {
+    let told = root(error);
     let new = |code, stage, sent, what: &str| {
         UpstreamError::new(code, stage, sent, format!("endpoint {endpoint}: {what}: {told}"))
     };
-    let no_connection = |code, what| new(code, Stage::Connect, Sent::No, what);
-    if error.is_builder() {
-        return new(Code::Internal, Stage::Connect, Sent::No, "the request could not be built");
-    }
-    if error.is_dns() {
-        return no_connection(Code::UpstreamDns, "its name could not be resolved");
-    }
-    if error.is_connect() {
-        return match () {
-            () if error.is_timeout() => no_connection(Code::ConnectTimeout, "connecting"),
-            () if is_tls(&error) => no_connection(Code::UpstreamTls, "the TLS handshake failed"),
-            () => no_connection(Code::UpstreamConnect, "no connection could be made"),
-        };
-    }
     let stage = progress.stage().max(Stage::Send);
-    if is_unprocessed(&error) {
+    if is_unprocessed(error) {
         return new(Code::UpstreamRefused, stage, Sent::No, "it refused the request");
     }
-    let hyper = find::<hyper::Error>(&error);
-    if hyper.is_some_and(hyper::Error::is_canceled) {
-        return new(Code::UpstreamReset, Stage::Send, Sent::No, "the connection was closed before");
-    }
-    if hyper.is_some_and(hyper::Error::is_parse) {
-        return new(
-            Code::UpstreamProtocol,
-            stage,
-            Sent::Yes,
-            "the head of the answer is not valid",
-        );
+    if error.is_parse() {
+        let what = "the head of the answer is not valid";
+        return new(Code::UpstreamProtocol, stage, Sent::Yes, what);
     }
     new(Code::UpstreamReset, stage, Sent::Maybe, "the connection broke before the answer")
 }
 
 /// An error inside the body of an answer.
-pub(crate) fn of_body(error: reqwest::Error) -> UpstreamError {
-    let told = root(&error);
-    let (code, what) = match find::<io::Error>(&error).map(io::Error::kind) {
+pub(crate) fn of_body(error: &hyper::Error) -> UpstreamError {
+    let told = root(error);
+    let (code, what) = match find::<io::Error>(error).map(io::Error::kind) {
         Some(io::ErrorKind::UnexpectedEof) => {
             (Code::UpstreamTruncated, "the body of the answer was cut short")
         }
@@ -70,20 +77,16 @@ pub(crate) fn of_body(error: reqwest::Error) -> UpstreamError {
     UpstreamError::answered(code, format!("{what}: {told}"))
 }
 
-/// Whether nothing was sent because the connection that was to be used had ended.
-pub(crate) fn is_spent(error: &reqwest::Error) -> bool {
-    find::<Spent>(error).is_some()
-}
-
 /// Whether the provider refused one stream more than it takes at once.
-pub(crate) fn is_refused_stream(error: &reqwest::Error) -> bool {
+pub(crate) fn is_refused_stream(broken: &Broken) -> bool {
+    let Broken::Unanswered(error) = broken else { return false };
     find::<h2::Error>(error).is_some_and(|h2| {
         h2.is_remote() && h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)
     })
 }
 
 /// What an error says of the connection; `None` when only its stream is broken.
-pub(crate) fn of_connection(error: &reqwest::Error) -> Option<Cause> {
+pub(crate) fn of_connection(error: &hyper::Error) -> Option<Cause> {
     match find::<h2::Error>(error) {
         Some(h2) if h2.is_go_away() => Some(Cause::GoAway),
         Some(h2) if h2.is_reset() => None,
@@ -99,7 +102,7 @@ fn is_tls(error: &reqwest::Error) -> bool {
     })
 }
 
-fn is_unprocessed(error: &reqwest::Error) -> bool {
+fn is_unprocessed(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(|h2| {
         let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
         h2.is_remote() && (refused || h2.is_go_away())

@@ -1,9 +1,6 @@
 //! The header fields that an endpoint adds to every request.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::Url;
-
-use crate::config::{EndpointConfig, Http2};
+use http::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 /// Most fields, and most bytes of a value.
 const FIELDS_MAX: usize = 32;
@@ -47,29 +44,16 @@ pub fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The `host` of every request to this address, as the HTTP client would write it anew for each.
-/// `None` where HTTP/2 may be spoken, which has a field of its own for it.
-pub(super) fn host(config: &EndpointConfig, base: &str) -> Option<HeaderValue> {
-    let url = Url::parse(base).ok()?;
-    let is_http1 = match config.http2 {
-        // Agreed on in the handshake of TLS, so never without one; that with a proxy is its own.
-        Http2::Negotiated => url.scheme() == "http" && config.proxy.is_none(),
-        Http2::PriorKnowledge => false,
-        Http2::Off => true,
-    };
-    let host = url.host_str().filter(|_| is_http1)?;
-    match url.port() {
-        Some(port) => HeaderValue::from_str(&format!("{host}:{port}")).ok(),
-        None => HeaderValue::from_str(host).ok(),
-    }
-}
-
 /// The fields, judged; an error is a sentence.
 pub(super) fn fields(configured: &[(String, String)]) -> Result<HeaderMap, String> {
     if configured.len() > FIELDS_MAX {
         return Err(format!("{} header fields, at most {FIELDS_MAX}", configured.len()));
     }
-    let mut fields = HeaderMap::with_capacity(configured.len());
+    let mut fields = HeaderMap::with_capacity(configured.len() + 1);
+    fields.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("ringmain/", env!("CARGO_PKG_VERSION"))),
+    );
     for (name, value) in configured {
         check_header(name, value).map_err(|reason| format!("header {name:?} {reason}"))?;
         let name = HeaderName::from_bytes(name.as_bytes());
@@ -85,27 +69,6 @@ pub(super) fn fields(configured: &[(String, String)]) -> Result<HeaderMap, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_host_is_written_where_no_field_of_http2_says_it() {
-        let host = |base: &str, http2| {
-            let config = EndpointConfig { http2, ..EndpointConfig::new("e", base) };
-            host(&config, base).map(|host| host.to_str().unwrap().to_owned())
-        };
-        for (base, value) in [
-            ("http://127.0.0.1:8000/v1", "127.0.0.1:8000"),
-            ("http://host/v1", "host"),
-            ("http://host:80", "host"),
-            ("http://host:443", "host:443"),
-            ("http://[::1]:8000/v1", "[::1]:8000"),
-        ] {
-            assert_eq!(host(base, Http2::Negotiated).as_deref(), Some(value), "{base}");
-            assert_eq!(host(base, Http2::PriorKnowledge), None, "{base}");
-        }
-        assert_eq!(host("https://host/v1", Http2::Negotiated), None);
-        assert_eq!(host("https://host:443/v1", Http2::Off).as_deref(), Some("host"));
-        assert_eq!(host("https://host:80/v1", Http2::Off).as_deref(), Some("host:80"));
-    }
 
     #[test]
     fn what_the_broker_sets_nobody_else_does() {

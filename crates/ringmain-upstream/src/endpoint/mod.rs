@@ -7,15 +7,15 @@ mod head;
 mod header;
 mod probe;
 mod repeats;
-mod urls;
+mod uris;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
-use http::HeaderMap;
-use http::header::HOST;
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -25,7 +25,7 @@ pub use probe::{Health, check_probe};
 
 use self::attempt::Manner;
 use self::repeats::Repeats;
-use self::urls::Urls;
+use self::uris::Uris;
 use crate::answer::{Answer, AnswerBody};
 use crate::body::Witness;
 use crate::call::Call;
@@ -43,7 +43,7 @@ use crate::reach;
 /// An endpoint, ready to be called from any task.
 pub struct Endpoint {
     config: EndpointConfig,
-    urls: Urls,
+    uris: Uris,
     pool: Pool,
     /// Held for a clone only, never across an await.
     credential: RwLock<Option<Credential>>,
@@ -117,7 +117,7 @@ pub struct EndpointStats {
     pub connections_opened: u64,
     /// Answers that needed no new connection.
     pub connections_reused: u64,
-    /// Requests handed to the HTTP client.
+    /// Requests that were given to a connection, or waited for one.
     pub requests: u64,
     /// Answers whose head arrived.
     pub answers: u64,
@@ -137,15 +137,12 @@ impl Endpoint {
             reason,
         };
         let headers = header::fields(&config.headers);
-        let mut headers = headers.map_err(Unfit::of("headers")).map_err(client)?;
-        if let Some(host) = header::host(&config, &base) {
-            headers.insert(HOST, host);
-        }
+        let headers = headers.map_err(Unfit::of("headers")).map_err(client)?;
         let pool = Pool::new(&config, &base, unix).map_err(client)?;
         let encoder = Encoder::new(config.request_encoding, config.encode_above);
         Ok(Endpoint {
             config,
-            urls: Urls::below(base),
+            uris: Uris::below(base.as_str().trim_end_matches('/').to_owned()),
             pool,
             credential: RwLock::new(credential),
             usage_refused: AtomicBool::new(false),
@@ -185,7 +182,7 @@ impl Endpoint {
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = key.0;
     }
 
-    /// Lets a test see where the bodies stand that the HTTP client takes. The first witness stays.
+    /// Lets a test see where the bodies stand that connections take. The first witness stays.
     pub fn set_witness(&self, witness: Witness) {
         let _ = self.witness.set(witness);
     }
@@ -340,7 +337,7 @@ impl Endpoint {
     fn answer(
         &self,
         call: &Call<'_>,
-        response: reqwest::Response,
+        response: Response<Incoming>,
         lease: Lease,
         sent: attempt::Outline,
     ) -> Result<Answer, UpstreamError> {
@@ -374,7 +371,7 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("name", &self.config.name)
-            .field("base", &self.urls.base())
+            .field("base", &self.uris.base())
             .finish_non_exhaustive()
     }
 }

@@ -115,7 +115,7 @@ impl Endpoint {
         head.method = Method::Get;
         let call = Call::new(&head, Bytes::new(), Mode::Body, Flags::NONE);
         let attempt = self.attempt(&call, Manner { usage: false, plain: true }).await;
-        let (answer, _) = attempt.ok()?;
+        let (mut answer, _) = attempt.ok()?;
         let status = answer.status;
         answer.body.settle().await;
         Some(status)

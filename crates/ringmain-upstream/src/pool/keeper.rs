@@ -4,14 +4,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Version};
-use reqwest::{Request, Url};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::line::Protocol;
 use super::roster::Gone;
 use super::{Lease, Shared};
 
@@ -20,6 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time after the first failure to keep the floor, doubled with each further one up to the most.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest time for a server to say what it takes.
+const OPEN: Duration = Duration::from_secs(10);
 /// Most connections of the floor that are made at the same time.
 const WARMED_AT_ONCE: usize = 4;
 
@@ -63,7 +61,7 @@ impl Shared {
                 slots.collect::<Vec<_>>()
             }
             .into_iter()
-            .filter_map(|id| self.lease((id, None)).ok())
+            .map(|id| self.lease((id, None)))
             .collect();
             if leases.is_empty() {
                 return true;
@@ -106,22 +104,13 @@ async fn keep(pool: Weak<Shared>, wake: Arc<Notify>) {
 }
 
 /// Makes the connection of a slot and sends nothing on it.
-///
-/// The HTTP client connects for requests only. It refuses this one after it has connected and
-/// before it writes a byte: over HTTP/1 for its version, over HTTP/2 for the body that a CONNECT
-/// must not have. The connection is then ready for another request.
 async fn connect(mut lease: Lease) -> bool {
-    let Ok(url) = Url::parse(lease.address()) else { return false };
-    let mut request = Request::new(Method::CONNECT, url);
-    *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("1"));
-    let refused = lease.client().execute(request).await.is_err();
-    let stands = lease.protocol() != Protocol::Unknown;
-    match stands && refused {
+    let is_ready = lease.ready().await.is_ok() && timeout(OPEN, lease.is_open()).await.is_ok();
+    match is_ready {
         true => lease.done(),
         false => drop(lease),
     }
-    stands
+    is_ready
 }
 
 impl Drop for Shared {

@@ -1,21 +1,29 @@
 //! A request's place on a connection, and what becomes of both when the request ends.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use reqwest::Client;
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
 use tokio::runtime::Handle;
 
 use super::gauges::Cause;
-use super::line::{Line, Protocol, Stream};
+use super::line::{Made, Protocol, Stream};
+use super::link::{Link, Unanswered};
 use super::roster::SlotId;
-use super::{Shared, idle};
+use super::slot::{Opened, Slot};
+use super::{Broken, Shared, idle};
+use crate::body::RequestBody;
 use crate::call::{Phase, Progress};
 use crate::error::UpstreamError;
 
-/// How long the HTTP client may hold a request that was given up, on a connection that nobody
+/// How long a connection may hold a request that was given up, on a connection that nobody
 /// else uses.
 const LET_GO: Duration = Duration::from_millis(50);
 /// The same where others would be cut with it: they get no company any more, and the time that
@@ -25,12 +33,6 @@ const LET_GO_SHARED: Duration = Duration::from_secs(10);
 const LET_GO_RETIRED: Duration = Duration::from_millis(500);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// The HTTP client of one connection.
-pub(super) struct Slot {
-    pub client: Client,
-    pub line: Arc<Line>,
-}
 
 /// A place on a connection. Dropping it gives the request up: what it held is let go, and over
 /// HTTP/1 the connection is cut.
@@ -43,7 +45,9 @@ pub(crate) struct Lease {
     unused: Option<Duration>,
     /// Whether anything came back.
     answered: bool,
-    /// Kept while the HTTP client may hold something of the request.
+    /// Its share of the connection, once that stands.
+    opened: Option<Opened>,
+    /// Kept while the connection may hold something of the request.
     stream: Option<Stream>,
 }
 
@@ -65,19 +69,78 @@ impl Lease {
         slot: Arc<Slot>,
         unused: Option<Duration>,
     ) -> Lease {
-        let (end, answered, stream) = (End::Unused, false, None);
-        Lease { pool, id, slot, end, unused, answered, stream }
+        let (end, answered, opened, stream) = (End::Unused, false, None, None);
+        Lease { pool, id, slot, end, unused, answered, opened, stream }
     }
 
-    /// The client to send the request with. From here on a drop is an abort.
-    pub fn client(&mut self) -> &Client {
+    /// Waits for the connection, which is made now if it does not stand yet. From here on a drop is
+    /// an abort.
+    pub async fn ready(&mut self) -> Result<(), Broken> {
         self.end = End::Aborted;
-        &self.slot.client
+        let opened = match self.is_made() {
+            true => self.slot.take(),
+            false => Some(self.open().await?),
+        };
+        let opened = self.opened.insert(opened.ok_or(Broken::Spent)?);
+        match poll_fn(|cx| opened.link.poll_ready(cx)).await {
+            true => Ok(()),
+            false => Err(Broken::Spent),
+        }
     }
 
-    /// Where its connection goes.
-    pub fn address(&self) -> &str {
-        &self.pool.base
+    /// Makes the connection of the slot.
+    async fn open(&mut self) -> Result<Opened, Broken> {
+        let Made { transport, protocol, is_forwarded, proven } =
+            self.pool.maker.connect(&self.slot.line).await?;
+        let line = &self.slot.line;
+        if protocol == Protocol::Http1 {
+            let link = Link::http1(transport).await.map_err(Broken::Unspoken)?;
+            line.speaks(protocol);
+            self.slot.watch();
+            line.opened(protocol, proven, Some(1));
+            return Ok(Opened { link, is_forwarded });
+        }
+        let told = line.clone();
+        let tell = Box::new(move |takes| told.opened(protocol, proven, takes));
+        let opening = Link::http2(transport, self.pool.streams_max, tell);
+        let (link, running) = opening.await.map_err(Broken::Unspoken)?;
+        let opened = Opened { link, is_forwarded };
+        // Before the server is heard, upon which others come.
+        if let Some(share) = opened.shared() {
+            self.slot.put(share);
+        }
+        line.speaks(protocol);
+        self.slot.watch();
+        tokio::spawn(running);
+        Ok(opened)
+    }
+
+    /// Sends a request, with the whole address that it goes to, and waits for the head of the
+    /// answer.
+    pub async fn send(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Broken> {
+        let Some(opened) = &mut self.opened else { return Err(Broken::Spent) };
+        self.pool.address(&mut request, &opened.link, opened.is_forwarded);
+        let response = opened.link.send(request).await.map_err(|unanswered| match unanswered {
+            Unanswered::Unsent => Broken::Spent,
+            Unanswered::Broken(error) => Broken::Unanswered(error),
+        })?;
+        self.answered(&response);
+        Ok(response)
+    }
+
+    /// The next bytes of the answer; `None` at its end.
+    pub fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        match &mut self.opened {
+            Some(opened) => opened.link.poll_body(body, cx),
+            None => Poll::Ready(None),
+        }
     }
 
     /// What its connection speaks, once it stands.
@@ -90,46 +153,30 @@ impl Lease {
         self.protocol() != Protocol::Unknown
     }
 
-    /// Stands for the request where its connection speaks HTTP/2, or may.
+    /// Stands for the request where its connection speaks HTTP/2.
     pub fn stream(&mut self) -> Option<Stream> {
-        if !self.may_speak_http2() {
+        if self.protocol() != Protocol::Http2 {
             return None;
         }
-        let stream = Stream::new(&self.slot.line, Instant::now());
-        self.stream = Some(stream.clone());
-        Some(stream)
+        self.stream = Some(Stream::default());
+        self.stream.clone()
     }
 
     /// Tells the progress of the request from when on nothing shows whether its head has gone out:
     /// HTTP/2 sends the head before it asks for the body, and a silent request has none. False when
     /// the request was given up.
     pub fn tell_blind(&self, progress: &Progress, silent: bool) -> bool {
-        match self.slot.line.protocol() {
-            Protocol::Unknown => {
-                self.slot.line.set_maker(progress, silent);
-                true
-            }
-            Protocol::Http1 if !silent => true,
-            _ => progress.reach(Phase::Blind),
-        }
-    }
-
-    /// Whether the head of a request may be sent before its body is asked for.
-    fn may_speak_http2(&self) -> bool {
-        match self.slot.line.protocol() {
-            Protocol::Unknown => self.pool.may_speak_http2(),
-            protocol => protocol == Protocol::Http2,
-        }
+        let is_shown = self.protocol() == Protocol::Http1 && !silent;
+        progress.reach(if is_shown { Phase::Connecting } else { Phase::Blind })
     }
 
     /// The head of the answer has come.
-    pub fn answered(&mut self, head: &reqwest::Response) {
+    fn answered(&mut self, head: &Response<Incoming>) {
         self.answered = true;
         if self.unused.is_some() {
             self.pool.counts.reused.fetch_add(1, Relaxed);
         }
-        if self.slot.line.protocol() == Protocol::Http2 {
-            self.slot.line.sign();
+        if self.protocol() == Protocol::Http2 {
             self.pool.thrives(self.id);
             return;
         }
@@ -137,20 +184,19 @@ impl Lease {
         if let Some(limit) = text("keep-alive").and_then(idle::told_by) {
             self.pool.told_idle(limit);
         }
-        let connection = text("connection").unwrap_or_default();
+        let connection = text(CONNECTION.as_str()).unwrap_or_default();
         let says =
             |word: &str| connection.split(',').any(|part| part.trim().eq_ignore_ascii_case(word));
-        let old = head.version() < http::Version::HTTP_11;
+        let old = head.version() < Version::HTTP_11;
         if says("close") || old && !says("keep-alive") {
             self.slot.line.set_last();
         }
     }
 
-    /// A part of the answer has come.
-    pub fn sign(&self) {
-        if self.stream.is_some() {
-            self.slot.line.sign();
-        }
+    /// Waits until the connection takes requests of others, too.
+    pub async fn is_open(&mut self) {
+        let line = self.slot.line.clone();
+        line.is_open().await;
     }
 
     /// The answer was read to its end.
@@ -181,13 +227,16 @@ impl Lease {
         self.failed(Some(Cause::Failed));
     }
 
-    /// The connection had ended, or takes nothing new, before the request was sent.
-    pub fn spent(self) {
+    /// The connection had ended, or takes nothing new, before the request was sent; true if it had
+    /// stood before.
+    pub fn spent(self) -> bool {
+        let stood = self.unused.is_some();
         let cause = match self.protocol() {
             Protocol::Http2 => Cause::GoAway,
             _ => Cause::ClosedByPeer,
         };
         self.failed(Some(cause));
+        stood
     }
 
     /// The provider refused one stream more; true if it takes no more than stand there now, and
@@ -223,7 +272,7 @@ impl Lease {
             return;
         }
         let (pool, id, line) = (self.pool.clone(), self.id, self.slot.line.clone());
-        // Outside of a runtime the HTTP client's tasks are gone, and what they held with them.
+        // Outside of a runtime the tasks of connections are gone, and what they held with them.
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             let since = Instant::now();
@@ -250,9 +299,16 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (cause, cut) = self.verdict();
+        let (mut cause, cut) = self.verdict();
+        let opened = self.opened.take();
         if cut {
             self.slot.line.cut();
+        } else if let (None, Some(opened)) = (cause, opened)
+            && let Link::Http1(_) = opened.link
+            // Before anybody can be given its place.
+            && !self.slot.put(opened)
+        {
+            cause = Some(Cause::ClosedByPeer);
         }
         self.pool.clone().leave(self.id, cause);
         if self.end != End::Unused {

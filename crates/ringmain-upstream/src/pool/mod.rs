@@ -1,26 +1,31 @@
 //! The connections of one endpoint.
 //!
-//! A *slot* is one HTTP client that makes one connection in its life, with a counted number of
-//! requests on it: one over HTTP/1.1, up to `streams_max` over HTTP/2. A request takes a place on
+//! A *slot* has one connection in its life, with a counted number of requests on it: one over
+//! HTTP/1.1, up to `streams_max` over HTTP/2. The HTTP client's connector makes it ([`connector`]),
+//! and what is spoken on it stands in [`link`]. A request takes a place on
 //! the lowest slot that has one ([`roster`]); with none it makes a connection, and at the ceiling
 //! it waits its turn within its caller's deadline. The [`Lease`] of a place says how the request
 //! left it; a slot whose request was given up or failed is not used again.
 //!
-//! The lock is held for the decision alone: clients are made and dropped outside of it, and
+//! The lock is held for the decision alone: connections are made and dropped outside of it, and
 //! nothing waits with it. The task of [`keeper`] lets go what is unused and keeps the floor.
 
+mod bell;
 mod client;
 mod connector;
 mod demand;
 mod gauges;
+mod greeting;
 mod idle;
 mod keeper;
 mod lease;
 mod line;
+mod link;
 mod queue;
 mod resets;
 mod room;
 mod roster;
+mod slot;
 mod state;
 mod streams;
 mod tls;
@@ -30,24 +35,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::{HeaderValue, Request};
 use parking_lot::Mutex;
+use reqwest::Url;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
-pub(crate) use connector::Spent;
 pub use gauges::{Cause, PoolGauges};
 pub(crate) use lease::Lease;
 pub(crate) use line::Stream;
 
+use crate::body::RequestBody;
 use crate::config::{EndpointConfig, Http2};
 use crate::error::UpstreamError;
 use client::Maker;
 pub(crate) use client::Unfit;
 use gauges::Counts;
 use idle::IdleLimit;
-use lease::Slot;
 use line::{Line, Protocol};
+use link::Link;
 use roster::{Bounds, Gone, Pick, Roster, SlotId};
+use slot::Slot;
 use state::{State, WAITING_MAX};
 
 /// The connections of one endpoint. Clones share them.
@@ -61,16 +70,29 @@ pub(crate) enum NoPlace {
         "as many requests as may wait for one of its {0} connections: {WAITING_MAX} of all uids"
     )]
     Full(usize),
-    #[error("its HTTP client cannot be made: {0}")]
-    Client(String),
+    #[error("the pool is gone")]
+    Gone,
     /// The connection that it waited for could not be made.
     #[error(transparent)]
     NotMade(Box<UpstreamError>),
 }
 
+/// Why a request on a connection was not answered.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// No connection could be made.
+    Unconnected(reqwest::Error),
+    /// One was made, and broke before anything could be sent.
+    Unspoken(hyper::Error),
+    /// It ended, or takes nothing new, before anything of the request was sent.
+    Spent,
+    /// It broke, or the request did, behind that.
+    Unanswered(hyper::Error),
+}
+
 struct Shared {
-    /// The address that connections go to.
-    base: String,
+    /// The host of every request that does not say where it goes.
+    host: HeaderValue,
     maker: Maker,
     floor: usize,
     slots_max: usize,
@@ -93,8 +115,8 @@ type Place = (SlotId, Option<(Arc<Slot>, Duration)>);
 
 impl Pool {
     /// A pool without a connection.
-    pub fn new(config: &EndpointConfig, base: &str, unix: Option<PathBuf>) -> Result<Pool, Unfit> {
-        let is_tls = base.starts_with("https:");
+    pub fn new(config: &EndpointConfig, base: &Url, unix: Option<PathBuf>) -> Result<Pool, Unfit> {
+        let is_tls = base.scheme() == "https";
         let streams = config.streams_max.max(1);
         let expected = match config.http2 {
             Http2::PriorKnowledge => Some(streams),
@@ -106,8 +128,8 @@ impl Pool {
         let roster = Roster::new(bounds, expected, Instant::now());
         let state = State::new(roster, IdleLimit::new(config.idle_timeout), streams);
         Ok(Pool(Arc::new(Shared {
-            base: base.to_owned(),
-            maker: Maker::new(config, is_tls, unix)?,
+            host: host_of(base).map_err(Unfit::of("base_url"))?,
+            maker: Maker::new(config, base.clone(), unix)?,
             floor: config.connections_min.min(slots_max),
             slots_max,
             streams_max: streams,
@@ -125,11 +147,10 @@ impl Pool {
     /// A place for one request of a uid; it waits for one if need be. Cancel-safe.
     pub async fn acquire(&self, uid: u32) -> Result<Lease, NoPlace> {
         let turn = match self.0.take(uid) {
-            Ok(lease) => return lease,
+            Ok(lease) => return Ok(lease),
             Err(turn) => turn?,
         };
-        let gone = || NoPlace::Client("the pool is gone".to_owned());
-        turn.await.unwrap_or_else(|_| Err(gone()))
+        turn.await.unwrap_or(Err(NoPlace::Gone))
     }
 
     /// Has the floor kept from now on. Needs a runtime.
@@ -158,8 +179,7 @@ impl Shared {
     fn take(
         self: &Arc<Shared>,
         uid: u32,
-    ) -> Result<Result<Lease, NoPlace>, Result<oneshot::Receiver<Result<Lease, NoPlace>>, NoPlace>>
-    {
+    ) -> Result<Lease, Result<oneshot::Receiver<Result<Lease, NoPlace>>, NoPlace>> {
         let now = Instant::now();
         let mut gone = Gone::new();
         let pick = {
@@ -179,28 +199,37 @@ impl Shared {
         }
     }
 
-    fn lease(self: &Arc<Shared>, (id, slot): Place) -> Result<Lease, NoPlace> {
+    fn lease(self: &Arc<Shared>, (id, slot): Place) -> Lease {
         let (slot, unused) = match slot {
             Some((slot, unused)) => (slot, Some(unused)),
-            None => (self.make(id)?, None),
+            None => (self.make(id), None),
         };
-        Ok(Lease::new(self.clone(), id, slot, unused))
+        Lease::new(self.clone(), id, slot, unused)
     }
 
     /// A slot for a connection that is to be made.
-    fn make(self: &Arc<Shared>, id: SlotId) -> Result<Arc<Slot>, NoPlace> {
+    fn make(self: &Arc<Shared>, id: SlotId) -> Arc<Slot> {
         self.be_kept();
         let line = Arc::new(Line::new(Arc::downgrade(self), id));
-        match self.maker.make(line.clone()) {
-            Ok(client) => {
-                let slot = Arc::new(Slot { client, line });
-                self.state.lock().roster.fill(id, slot.clone());
-                Ok(slot)
+        let slot = Arc::new(Slot::new(line));
+        self.state.lock().roster.fill(id, slot.clone());
+        slot
+    }
+
+    /// Puts the address of a request as its connection wants it (RFC 9112, 3.2): HTTP/1.1 names
+    /// the host beside the path; a proxy is told the whole address, and who asks; HTTP/2 takes the
+    /// address apart by itself.
+    fn address(&self, request: &mut Request<RequestBody>, link: &Link, is_forwarded: bool) {
+        if let Link::Http2(_) = link {
+            return;
+        }
+        request.headers_mut().insert(HOST, self.host.clone());
+        if is_forwarded {
+            if let Some(login) = self.maker.proxy_login() {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, login.clone());
             }
-            Err(error) => {
-                self.leave(id, None);
-                Err(NoPlace::Client(error.to_string()))
-            }
+        } else if let Some(path) = request.uri().path_and_query().cloned() {
+            *request.uri_mut() = path.into();
         }
     }
 
@@ -232,8 +261,15 @@ impl Shared {
         });
     }
 
-    /// The connection of a slot stands. With TLS, `proven` tells a full handshake from a resumed.
-    fn opened(self: &Arc<Shared>, id: SlotId, protocol: Protocol, proven: bool) {
+    /// The connection of a slot takes requests: so many at once, if the server has a limit. With
+    /// TLS, `proven` tells a full handshake from a resumed.
+    fn opened(
+        self: &Arc<Shared>,
+        id: SlotId,
+        protocol: Protocol,
+        proven: bool,
+        takes: Option<u32>,
+    ) {
         self.counts.opened.fetch_add(1, Relaxed);
         match (self.is_tls, proven) {
             (true, true) => self.counts.full_handshakes.fetch_add(1, Relaxed),
@@ -242,7 +278,10 @@ impl Shared {
         };
         let now = Instant::now();
         self.change(now, |state, _| match protocol {
-            Protocol::Http2 => state.roster.opened(id, state.streams.limit(), self.streams_max),
+            Protocol::Http2 => {
+                let most = self.streams_max.min(takes.unwrap_or(u32::MAX));
+                state.roster.opened(id, state.streams.limit().min(most), most);
+            }
             _ => state.roster.opened(id, 1, 1),
         });
     }
@@ -267,7 +306,7 @@ impl Shared {
         for (turn, place) in grants {
             // Who waits no longer leaves the place again, for the next: each such round takes one
             // turn from the queue.
-            let _ = turn.send(self.lease(place));
+            let _ = turn.send(Ok(self.lease(place)));
         }
     }
 
@@ -339,12 +378,34 @@ impl Shared {
     fn speaks_only_http2(&self) -> bool {
         self.http2 == Http2::PriorKnowledge
     }
+}
 
-    fn may_speak_http2(&self) -> bool {
-        match self.http2 {
-            Http2::PriorKnowledge => true,
-            Http2::Negotiated => self.is_tls,
-            Http2::Off => false,
+/// The `host` of a request to an address: with the port where it is not that of the scheme.
+fn host_of(base: &Url) -> Result<HeaderValue, String> {
+    let host = base.host_str().unwrap_or_default();
+    let host = match base.port() {
+        Some(port) => HeaderValue::from_str(&format!("{host}:{port}")),
+        None => HeaderValue::from_str(host),
+    };
+    host.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_named_with_a_port_that_is_not_that_of_its_scheme() {
+        for (base, host) in [
+            ("http://127.0.0.1:8000/v1", "127.0.0.1:8000"),
+            ("http://host/v1", "host"),
+            ("http://host:80", "host"),
+            ("http://host:443", "host:443"),
+            ("http://[::1]:8000/v1", "[::1]:8000"),
+            ("https://host:443/v1", "host"),
+            ("https://host:80/v1", "host:80"),
+        ] {
+            assert_eq!(host_of(&Url::parse(base).unwrap()).unwrap(), host, "{base}");
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::idle::IdleLimit;
-use super::lease::Slot;
 use super::queue::Queue;
 use super::roster::{Gone, Pick, Roster, SlotId};
+use super::slot::Slot;
 use super::streams::StreamLimit;
 use super::{Lease, NoPlace, Place, demand};
 

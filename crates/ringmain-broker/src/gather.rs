@@ -28,6 +28,8 @@ pub(crate) struct Gather {
     waits_ns: u64,
     /// When the first frame came that is not flushed.
     unflushed_ns: u64,
+    /// Since when other tasks have had no turn.
+    turn_ns: u64,
     /// When the present chunk came.
     now_ns: u64,
 }
@@ -52,14 +54,15 @@ impl Gather {
     /// The next chunk is waited for. A burst that has lasted gives way to other tasks first, and
     /// to whatever else its own task waits for.
     pub async fn waits(&mut self) {
-        if self.is_burst && self.is_due() {
+        if self.is_burst && self.now_ns.saturating_sub(self.turn_ns) >= UNFLUSHED_NS_MAX {
             tokio::task::yield_now().await;
+            self.turn_ns = monotonic_ns();
         }
         self.waits_ns = monotonic_ns();
     }
 
     fn is_due(&self) -> bool {
-        self.now_ns.saturating_sub(self.unflushed_ns) >= UNFLUSHED_NS_MAX
+        self.now_ns.saturating_sub(self.unflushed_ns.min(self.turn_ns)) >= UNFLUSHED_NS_MAX
     }
 
     /// It came.
@@ -67,6 +70,9 @@ impl Gather {
         self.now_ns = monotonic_ns();
         self.is_burst = self.now_ns.saturating_sub(self.waits_ns) <= BURST_GAP_NS;
         self.unflushed_ns = self.now_ns;
+        if !self.is_burst {
+            self.turn_ns = self.now_ns;
+        }
     }
 
     /// What was written by now was flushed.

@@ -1,7 +1,8 @@
 //! A second handle on a connection that a library owns and gives no handle to.
 //!
-//! An HTTP client flushes what it holds before it closes, so a server that reads nothing keeps an
-//! abandoned request, and the memory that was lent to it, for as long as the kernel is patient.
+//! What is under way on it is flushed before it closes, by the library or by the kernel, so a server
+//! that reads nothing keeps an abandoned request, and over HTTP/2 the memory that was lent to it, for
+//! as long as the kernel is patient.
 //! Only the socket itself can be cut. It is found among the descriptors of this process by what
 //! the kernel says of it, duplicated, and judged again on the duplicate: a number that was given
 //! to another file in between is noticed, not cut.

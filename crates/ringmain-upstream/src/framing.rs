@@ -1,6 +1,6 @@
 //! Whether the end of a body shows that the body is whole.
 //!
-//! The HTTP client judges chunks and, over HTTP/1, Content-Length. It takes two ends for good that
+//! The HTTP library judges chunks and, over HTTP/1, Content-Length. It takes two ends for good that
 //! prove nothing: an HTTP/2 stream that is reset with NO_ERROR, or whose connection goes away so,
 //! before its END_STREAM; and a body over HTTP/1 that has neither length nor chunks and ends with
 //! its connection, which looks the same when its sender died. So the length is compared here too,
@@ -27,7 +27,7 @@ pub(crate) struct Framing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The HTTP client checks it, or nothing needs proof.
+    /// The HTTP library checks it, or nothing needs proof.
     Checked,
     /// With its connection.
     Closed,
@@ -61,7 +61,7 @@ impl Framing {
         self.told == Some(self.seen)
     }
 
-    /// Judges the end that the HTTP client took for good.
+    /// Judges the end that the HTTP library took for good.
     pub fn judge(self, ended: &impl Body) -> Result<(), UpstreamError> {
         let message = match (self.told, self.end) {
             (Some(told), _) if told == self.seen => return Ok(()),

@@ -263,6 +263,23 @@ async fn no_connection_has_more_streams_than_its_server_says() {
     }
 }
 
+/// Whoever is not told what a server takes is given its connection all the same, after a while.
+#[tokio::test]
+async fn a_server_that_says_nothing_at_first_keeps_nobody_waiting() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let endpoint = Arc::new(endpoint(&url, prior));
+    let calls = tokio::spawn({
+        let endpoint = endpoint.clone();
+        async move { calls_at_once(&endpoint, 5).await }
+    });
+    let (stream, _) = soon(listener.accept()).await.unwrap();
+    until(|| endpoint.gauges().streams == 5).await;
+    assert_eq!((endpoint.gauges().opened, endpoint.gauges().waiting), (1, 0));
+    drop(stream);
+    assert!(soon(calls).await.unwrap().iter().all(Result::is_err));
+}
+
 /// What a server says behind an answer belongs to nobody: neither at once nor later.
 #[tokio::test]
 async fn words_that_nobody_asked_for_end_their_connection() {

@@ -275,7 +275,7 @@ async fn a_refusal_of_the_request_is_none_of_its_coding() {
     assert_eq!(*codings.lock().unwrap(), [true, false, true]);
 }
 
-/// The broker writes it once for an endpoint, the HTTP client for a request that has none.
+/// Over HTTP/1.1; HTTP/2 has a field of its own for it.
 #[tokio::test]
 async fn each_request_names_its_host_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

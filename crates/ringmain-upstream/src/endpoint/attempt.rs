@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use ringmain_wire::head::Method;
@@ -23,6 +23,9 @@ use crate::splice::{Spliced, Wanted, splice};
 /// Most connections that may turn out to have no place for the request: they end just as they are
 /// to take it, or take fewer streams than was known.
 const ROUNDS_MAX: u32 = 3;
+
+/// Who asks, where neither the caller nor the configuration says it.
+const AGENT: &str = concat!("ringmain/", env!("CARGO_PKG_VERSION"));
 
 /// What is done to a request on its way.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +121,7 @@ impl Endpoint {
         sending: &Sending,
         lease: &mut Lease,
     ) -> Result<Result<Response<Incoming>, Broken>, UpstreamError> {
+        let mut request = self.request(call, sending)?;
         let limit = call.connect.filter(|limit| *limit < self.config.connect_timeout);
         let ready = match limit {
             Some(limit) if !lease.is_made() => {
@@ -134,7 +138,13 @@ impl Endpoint {
         if let Err(broken) = ready {
             return Ok(Err(broken));
         }
-        let request = self.request(call, sending, lease)?;
+        if !lease.tell_blind(&call.progress, sending.outline.body_bytes == 0) {
+            let message = format!("endpoint {}: the request was given up", self.config.name);
+            return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
+        }
+        if call.head.method == Method::Post {
+            request = request.map(|body| body.of_stream(lease.stream()));
+        }
         Ok(lease.send(request).await)
     }
 
@@ -190,7 +200,6 @@ impl Endpoint {
         &self,
         call: &Call<'_>,
         sending: &Sending,
-        lease: &mut Lease,
     ) -> Result<Request<RequestBody>, UpstreamError> {
         let uri = self.uris.of(call.head.path).map_err(|error| {
             let message = format!("the path cannot stand in an address: {error}");
@@ -205,15 +214,10 @@ impl Endpoint {
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }
-        let silent = sending.outline.body_bytes == 0;
-        if !lease.tell_blind(&call.progress, silent) {
-            let message = format!("endpoint {}: the request was given up", self.config.name);
-            return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
-        }
+        headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
         let pieces = if has_body { sending.pieces.clone() } else { Vec::new() };
-        let body = RequestBody::new(pieces, call.progress.clone())
-            .witnessed(self.witness.get().cloned())
-            .of_stream(lease.stream().filter(|_| has_body));
+        let body =
+            RequestBody::new(pieces, call.progress.clone()).witnessed(self.witness.get().cloned());
         // Last, behind everything that a caller can have said.
         let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(credential) = &*credential {

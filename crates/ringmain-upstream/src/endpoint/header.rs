@@ -1,6 +1,6 @@
 //! The header fields that an endpoint adds to every request.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Most fields, and most bytes of a value.
 const FIELDS_MAX: usize = 32;
@@ -49,11 +49,7 @@ pub(super) fn fields(configured: &[(String, String)]) -> Result<HeaderMap, Strin
     if configured.len() > FIELDS_MAX {
         return Err(format!("{} header fields, at most {FIELDS_MAX}", configured.len()));
     }
-    let mut fields = HeaderMap::with_capacity(configured.len() + 1);
-    fields.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("ringmain/", env!("CARGO_PKG_VERSION"))),
-    );
+    let mut fields = HeaderMap::with_capacity(configured.len());
     for (name, value) in configured {
         check_header(name, value).map_err(|reason| format!("header {name:?} {reason}"))?;
         let name = HeaderName::from_bytes(name.as_bytes());

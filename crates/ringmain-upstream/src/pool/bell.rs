@@ -45,13 +45,38 @@ impl Bell {
     }
 
     /// Polls until there is something, or nothing is left to do but to wait. Every round is given
-    /// the connection's own context; nothing else may be polled with the task's.
+    /// the connection's own context. Of what rings beside something that was found the task is not
+    /// told: it polls again before it waits.
     #[inline]
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
-        mut round: impl FnMut(&mut Context<'_>) -> Poll<T>,
+        round: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
+        let (polled, _) = self.rounds(cx, round);
+        polled
+    }
+
+    /// The same for a task that may not poll again: it is told.
+    pub fn poll_last<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        round: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let (polled, has_rung) = self.rounds(cx, round);
+        if has_rung {
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    /// Also gives whether it rang in the last round.
+    #[inline]
+    fn rounds<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut round: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> (Poll<T>, bool) {
         if !self.task.will_wake(cx.waker()) {
             self.task.clone_from(cx.waker());
             self.ringer.task.lock().clone_from(cx.waker());
@@ -61,17 +86,13 @@ impl Bell {
             // What rang before has woken the task, which is here now.
             self.ringer.state.store(INSIDE, Relaxed);
             let polled = round(&mut inner);
-            if polled.is_ready() {
-                // What is left is found by the next poll, which comes without being woken.
-                self.ringer.state.store(0, Relaxed);
-                return polled;
-            }
-            if self.ringer.state.swap(0, AcqRel) & RUNG == 0 {
-                return polled;
+            let has_rung = self.ringer.state.swap(0, AcqRel) & RUNG != 0;
+            if polled.is_ready() || !has_rung {
+                return (polled, has_rung);
             }
         }
         cx.waker().wake_by_ref();
-        Poll::Pending
+        (Poll::Pending, false)
     }
 }
 
@@ -116,6 +137,24 @@ mod tests {
             Poll::<()>::Pending
         });
         assert_eq!((polled, rounds, count.0.load(Relaxed)), (Poll::Pending, 3, 0));
+    }
+
+    #[test]
+    fn who_may_not_poll_again_is_told_of_what_rang() {
+        for (is_last, wakes) in [(false, 0), (true, 1)] {
+            let (mut bell, count) = (Bell::new(), Arc::new(Count::default()));
+            let waker = Waker::from(count.clone());
+            let mut cx = Context::from_waker(&waker);
+            let round = |inner: &mut Context<'_>| {
+                inner.waker().wake_by_ref();
+                Poll::Ready(())
+            };
+            let polled = match is_last {
+                true => bell.poll_last(&mut cx, round),
+                false => bell.poll(&mut cx, round),
+            };
+            assert_eq!((polled, count.0.load(Relaxed)), (Poll::Ready(()), wakes));
+        }
     }
 
     #[test]

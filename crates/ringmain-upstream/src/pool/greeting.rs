@@ -23,7 +23,7 @@ const ACK: u8 = 1;
 const SETTING_BYTES: usize = 6;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 
-/// Told once: the limit of the server, `None` if it has none.
+/// Told once, unless what comes is no greeting: the limit of the server, `None` if it has none.
 pub(super) type Tell = Box<dyn FnOnce(Option<u32>) + Send>;
 
 /// A connection whose server is heard out.
@@ -44,25 +44,33 @@ impl<T> Greeted<T> {
     }
 }
 
-/// The limit in a first frame; `None` while it is not whole. What is no such frame has none: the
-/// HTTP library judges it.
-fn limit(seen: &[u8]) -> Option<Option<u32>> {
-    let (head, rest) = seen.split_first_chunk::<HEAD_BYTES>()?;
+/// What the first bytes of a server say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// The frame is not whole yet.
+    Part,
+    /// No greeting; the HTTP library judges it.
+    Other,
+    Limit(Option<u32>),
+}
+
+fn said(seen: &[u8]) -> Said {
+    let Some((head, rest)) = seen.split_first_chunk::<HEAD_BYTES>() else { return Said::Part };
     let [high, mid, low, kind, flags, ..] = *head;
     let bytes = u32::from_be_bytes([0, high, mid, low]) as usize;
     let is_settings = kind == SETTINGS && flags & ACK == 0 && bytes <= FRAME_BYTES_MAX - HEAD_BYTES;
     if !is_settings {
-        return Some(None);
+        return Said::Other;
     }
+    let Some(settings) = rest.get(..bytes) else { return Said::Part };
     // The last one of a kind holds (RFC 9113, 6.5.3).
-    let settings = rest.get(..bytes)?.chunks_exact(SETTING_BYTES).rev();
-    let limit = settings.filter_map(|setting| match *setting {
+    let limit = settings.chunks_exact(SETTING_BYTES).rev().find_map(|setting| match *setting {
         [high, low, a, b, c, d] if u16::from_be_bytes([high, low]) == MAX_CONCURRENT_STREAMS => {
             Some(u32::from_be_bytes([a, b, c, d]))
         }
         _ => None,
     });
-    Some({ limit }.next())
+    Said::Limit(limit)
 }
 
 impl<T: Read + Unpin> Read for Greeted<T> {
@@ -82,10 +90,14 @@ impl<T: Read + Unpin> Read for Greeted<T> {
         if let Poll::Ready(Ok(())) = polled {
             buffer.put_slice(step.filled());
             seen.extend_from_slice(step.filled());
-            if let Some(limit) = limit(seen)
-                && let Some(greeting) = greeting.take()
-            {
-                (greeting.tell)(limit);
+            match said(seen) {
+                Said::Part => {}
+                Said::Other => *greeting = None,
+                Said::Limit(limit) => {
+                    if let Some(greeting) = greeting.take() {
+                        (greeting.tell)(limit);
+                    }
+                }
             }
         }
         polled
@@ -143,15 +155,18 @@ mod tests {
             (frame(SETTINGS, 0, &[(3, 100), (3, 5)]), Some(5)),
             (frame(SETTINGS, 0, &[(4, 65_535)]), None),
             (frame(SETTINGS, 0, &[]), None),
-            (frame(SETTINGS, ACK, &[]), None),
-            (frame(0, 0, &[(3, 7)]), None),
         ];
-        for (frame, expected) in greetings {
-            let whole = (0..=frame.len()).find_map(|cut| limit(&frame[..cut]));
-            assert_eq!(whole, Some(expected), "{frame:?}");
-            assert_eq!(limit(&frame), Some(expected), "{frame:?}");
+        for (frame, limit) in greetings {
+            for cut in 0..frame.len() {
+                assert_eq!(said(&frame[..cut]), Said::Part, "{frame:?} cut at {cut}");
+            }
+            assert_eq!(said(&frame), Said::Limit(limit), "{frame:?}");
         }
-        let endless = [0xff, 0xff, 0xff, SETTINGS, 0, 0, 0, 0, 0];
-        assert_eq!(limit(&endless), Some(None), "longer than any that is allowed");
+        let endless = vec![0xff, 0xff, 0xff, SETTINGS, 0, 0, 0, 0, 0];
+        let acknowledged = frame(SETTINGS, ACK, &[]);
+        let data = frame(0, 0, &[(3, 7)]);
+        for other in [endless, acknowledged, data, b"HTTP/1.1 400 Bad Request".to_vec()] {
+            assert_eq!(said(&other), Said::Other, "{other:?}");
+        }
     }
 }

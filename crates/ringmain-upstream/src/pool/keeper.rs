@@ -16,8 +16,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time after the first failure to keep the floor, doubled with each further one up to the most.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Longest time for a server to say what it takes.
-const OPEN: Duration = Duration::from_secs(10);
 /// Most connections of the floor that are made at the same time.
 const WARMED_AT_ONCE: usize = 4;
 
@@ -105,7 +103,7 @@ async fn keep(pool: Weak<Shared>, wake: Arc<Notify>) {
 
 /// Makes the connection of a slot and sends nothing on it.
 async fn connect(mut lease: Lease) -> bool {
-    let is_ready = lease.ready().await.is_ok() && timeout(OPEN, lease.is_open()).await.is_ok();
+    let is_ready = lease.ready().await.is_ok() && lease.is_open().await;
     match is_ready {
         true => lease.done(),
         false => drop(lease),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use http::header::CONNECTION;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::gauges::Cause;
 use super::line::{Made, Protocol, Stream};
@@ -31,6 +33,8 @@ const LET_GO: Duration = Duration::from_millis(50);
 const LET_GO_SHARED: Duration = Duration::from_secs(10);
 /// When such a connection gets no further requests.
 const LET_GO_RETIRED: Duration = Duration::from_millis(500);
+/// Longest time that others wait for a server to say how many requests it takes at once.
+const GREETING: Duration = Duration::from_secs(1);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -54,7 +58,7 @@ pub(crate) struct Lease {
 /// How a request left its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// It was never sent.
+    /// Nothing was sent.
     Unused,
     Aborted,
     Done,
@@ -73,10 +77,8 @@ impl Lease {
         Lease { pool, id, slot, end, unused, answered, opened, stream }
     }
 
-    /// Waits for the connection, which is made now if it does not stand yet. From here on a drop is
-    /// an abort.
+    /// Waits for the connection, which is made now if it does not stand yet.
     pub async fn ready(&mut self) -> Result<(), Broken> {
-        self.end = End::Aborted;
         let opened = match self.is_made() {
             true => self.slot.take(),
             false => Some(self.open().await?),
@@ -100,9 +102,14 @@ impl Lease {
             line.opened(protocol, proven, Some(1));
             return Ok(Opened { link, is_forwarded });
         }
-        let told = line.clone();
-        let tell = Box::new(move |takes| told.opened(protocol, proven, takes));
-        let opening = Link::http2(transport, self.pool.streams_max, tell);
+        let weak = Arc::downgrade(line);
+        let told = weak.clone();
+        let greeted = Box::new(move |takes| {
+            told.upgrade().iter().for_each(|line| line.opened(protocol, proven, takes));
+        });
+        let told = weak.clone();
+        let takes = move |streams| told.upgrade().iter().for_each(|line| line.takes(streams));
+        let opening = Link::http2(transport, self.pool.streams_max, greeted, takes);
         let (link, running) = opening.await.map_err(Broken::Unspoken)?;
         let opened = Opened { link, is_forwarded };
         // Before the server is heard, upon which others come.
@@ -111,16 +118,26 @@ impl Lease {
         }
         line.speaks(protocol);
         self.slot.watch();
-        tokio::spawn(running);
+        tokio::spawn(async move {
+            let mut running = pin!(running);
+            // A server that does not say what it takes is given all: whoever waits for it then
+            // has a limit of his own.
+            if timeout(GREETING, &mut running).await.is_err() {
+                weak.upgrade().iter().for_each(|line| line.opened(protocol, proven, None));
+                running.await;
+            }
+            weak.upgrade().iter().for_each(|line| line.closed());
+        });
         Ok(opened)
     }
 
     /// Sends a request, with the whole address that it goes to, and waits for the head of the
-    /// answer.
+    /// answer. From here on a drop is an abort.
     pub async fn send(
         &mut self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Broken> {
+        self.end = End::Aborted;
         let Some(opened) = &mut self.opened else { return Err(Broken::Spent) };
         self.pool.address(&mut request, &opened.link, opened.is_forwarded);
         let response = opened.link.send(request).await.map_err(|unanswered| match unanswered {
@@ -193,10 +210,10 @@ impl Lease {
         }
     }
 
-    /// Waits until the connection takes requests of others, too.
-    pub async fn is_open(&mut self) {
+    /// Waits until the connection takes requests of others, too; false when it ended before.
+    pub async fn is_open(&mut self) -> bool {
         let line = self.slot.line.clone();
-        line.is_open().await;
+        line.is_open().await
     }
 
     /// The answer was read to its end.
@@ -251,10 +268,9 @@ impl Lease {
     fn verdict(&self) -> (Option<Cause>, bool) {
         let line = &self.slot.line;
         match (self.end, line.protocol()) {
-            (End::Unused, _) => (None, false),
             (End::Failed(cause), protocol) => (Some(cause), protocol == Protocol::Http1),
-            (End::Done, _) if line.is_last() => (Some(Cause::ClosedByPeer), false),
-            (End::Done, _) => (None, false),
+            (End::Unused | End::Done, _) if line.is_last() => (Some(Cause::ClosedByPeer), false),
+            (End::Unused | End::Done, _) => (None, false),
             (End::Aborted, Protocol::Http1) => (Some(Cause::Aborted), true),
             (End::Aborted, Protocol::Http2) => {
                 let may_go_on = line.may_reset(!self.answered, Instant::now());

@@ -41,7 +41,10 @@ pub(super) struct Line {
     socket: Mutex<Option<Arc<SocketHandle>>>,
     watcher: Mutex<Option<AbortHandle>>,
     resets: Mutex<Resets>,
-    is_open: Notify,
+    /// Whether requests of others were let onto it.
+    is_open: AtomicBool,
+    /// Told when it is open, and when it is over.
+    shows: Notify,
 }
 
 /// A connection that was made.
@@ -73,7 +76,8 @@ impl Line {
             socket: Mutex::new(None),
             watcher: Mutex::new(None),
             resets: Mutex::default(),
-            is_open: Notify::new(),
+            is_open: AtomicBool::new(false),
+            shows: Notify::new(),
         }
     }
 
@@ -130,17 +134,34 @@ impl Line {
         self.protocol.store(protocol as u8, Relaxed);
     }
 
-    /// It takes so many requests at once, of whomever; `None`: as many as there are.
+    /// It takes so many requests at once, of whomever; `None`: as many as there are. Told again it
+    /// changes nothing.
     pub fn opened(&self, protocol: Protocol, proven: bool, takes: Option<u32>) {
+        if self.is_open.swap(true, Relaxed) {
+            return;
+        }
         if let Some(pool) = self.pool.upgrade() {
             pool.opened(self.id, protocol, proven, takes);
         }
-        self.is_open.notify_one();
+        self.shows.notify_one();
     }
 
-    /// Waits until it takes requests of others, too.
-    pub async fn is_open(&self) {
-        self.is_open.notified().await;
+    /// The server has changed how many requests it takes at once.
+    pub fn takes(&self, streams: Option<u32>) {
+        if let Some(pool) = self.pool.upgrade()
+            && self.is_open.load(Relaxed)
+        {
+            pool.takes(self.id, streams);
+        }
+    }
+
+    /// Waits until it takes requests of others, too; false when it ended before.
+    pub async fn is_open(&self) -> bool {
+        // Bound: one round more than there are events, of which there are two.
+        while !self.is_open.load(Relaxed) && !self.is_over() {
+            self.shows.notified().await;
+        }
+        !self.is_over()
     }
 
     /// The handle on its socket, if that was found.
@@ -164,8 +185,14 @@ impl Line {
 
     /// Both directions are shut down, or nobody uses it and the server has ended it.
     pub fn ended(&self) {
-        self.over.store(true, Relaxed);
         *self.socket.lock() = None;
+        self.closed();
+    }
+
+    /// It takes nothing new. What is under way may still have to be cut.
+    pub fn closed(&self) {
+        self.over.store(true, Relaxed);
+        self.shows.notify_one();
         if let Some(pool) = self.pool.upgrade() {
             pool.lost(self.id);
         }

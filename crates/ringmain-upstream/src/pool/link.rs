@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::runtime::Handle;
 
 use super::bell::Bell;
 use super::greeting::{Greeted, Tell};
@@ -29,6 +30,8 @@ const HTTP1_BYTES: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Most bytes that a window can have (RFC 9113, 6.9.1).
 const WINDOW_MAX: u64 = (1 << 31) - 1;
+/// The limit of streams before the server has told its own: none, and a number that is no server's.
+const UNTOLD: usize = (1 << 31) - 3;
 /// How often an HTTP/2 connection with streams is asked whether it lives, and how long it has.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_LIMIT: Duration = Duration::from_secs(15);
@@ -49,10 +52,12 @@ pub(super) enum Link {
 /// A connection for one request after the other.
 pub(super) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
-    connection: http1::Connection<Box<dyn Transport>, RequestBody>,
+    /// Until its end.
+    connection: Option<Connection>,
     bell: Bell,
-    is_over: bool,
 }
+
+type Connection = http1::Connection<Box<dyn Transport>, RequestBody>;
 
 /// Why a request was not answered.
 pub(super) enum Unanswered {
@@ -66,32 +71,42 @@ impl Link {
     pub async fn http1(transport: Box<dyn Transport>) -> Result<Link, hyper::Error> {
         let mut builder = http1::Builder::new();
         let (sender, connection) = builder.max_buf_size(HTTP1_BYTES).handshake(transport).await?;
-        let http1 = Http1 { sender, connection, bell: Bell::new(), is_over: false };
+        let http1 = Http1 { sender, connection: Some(connection), bell: Bell::new() };
         Ok(Link::Http1(Box::new(http1)))
     }
 
     /// Opens HTTP/2, for so many `streams` at once at most, and gives what the task of the
     /// connection is to do. It ends with the last sender and stream; how it broke is told to each
-    /// of those. `tell` is told how many streams the server takes.
+    /// of those. `greeted` and `takes` are told how many streams the server takes: by its first
+    /// words, and whenever a request finds that it has changed.
     pub async fn http2(
         transport: Box<dyn Transport>,
         streams: u32,
-        tell: Tell,
-    ) -> Result<(Link, impl Future<Output = ()> + Send + use<>), hyper::Error> {
+        greeted: Tell,
+        takes: impl Fn(Option<u32>) + Send,
+    ) -> Result<(Link, impl Future<Output = ()> + Send), hyper::Error> {
         // As many streams as there may be can stand still, each with its window full, and the
         // connection still has room for the others.
         let window = u64::from(STREAM_WINDOW) * (u64::from(streams) + 1);
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(window.min(WINDOW_MAX) as u32)
+            .initial_max_send_streams(UNTOLD)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_LIMIT)
-            .handshake(Greeted::new(transport, tell))
+            .handshake(Greeted::new(transport, greeted))
             .await?;
-        let running = async move {
-            let _ = connection.await;
-        };
+        let mut known = UNTOLD;
+        let running = poll_fn(move |cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            let limit = connection.current_max_send_streams();
+            if limit != known {
+                known = limit;
+                takes(u32::try_from(limit).ok());
+            }
+            polled.map(|_| ())
+        });
         Ok((Link::Http2(sender), running))
     }
 
@@ -131,9 +146,9 @@ impl Link {
     /// Lets the connection go in the way of its protocol, where somebody would miss the farewell.
     pub fn close(self) {
         let Link::Http1(http1) = self else { return };
-        let Http1 { sender, connection, is_over, .. } = *http1;
+        let Http1 { sender, connection, .. } = *http1;
         drop(sender);
-        if let (false, Ok(runtime)) = (is_over, tokio::runtime::Handle::try_current()) {
+        if let (Some(connection), Ok(runtime)) = (connection, Handle::try_current()) {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(FAREWELL, connection).await;
             });
@@ -153,13 +168,10 @@ impl Unanswered {
 impl Http1 {
     /// Not ready is over: between requests there is nothing to wait for.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        let Http1 { sender, connection, bell, is_over } = self;
-        let polled = bell.poll(cx, |cx| {
-            drive(connection, is_over, cx);
-            match is_over {
-                true => Poll::Ready(false),
-                false => sender.poll_ready(cx).map(|ready| ready.is_ok()),
-            }
+        let Http1 { sender, connection, bell } = self;
+        let polled = bell.poll_last(cx, |cx| {
+            drive(connection, cx);
+            sender.poll_ready(cx).map(|ready| ready.is_ok())
         });
         polled == Poll::Ready(true)
     }
@@ -168,13 +180,12 @@ impl Http1 {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let Http1 { sender, connection, bell, is_over } = self;
+        let Http1 { sender, connection, bell } = self;
         let mut answer = pin!(sender.try_send_request(request));
         let polled = poll_fn(|cx| {
             bell.poll(cx, |cx| {
-                drive(connection, is_over, cx);
-                // The connection alone is waited for: it is what an answer comes from.
-                answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+                drive(connection, cx);
+                answer.as_mut().poll(cx)
             })
         });
         polled.await.map_err(Unanswered::of)
@@ -185,24 +196,23 @@ impl Http1 {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        let Http1 { connection, bell, is_over, .. } = self;
+        let Http1 { connection, bell, .. } = self;
         bell.poll(cx, |cx| {
             // It hands over one chunk at a time, so there is seldom one before.
-            drive(connection, is_over, cx);
+            drive(connection, cx);
+            // Whose way here knows nothing of budgets, so the connection alone can be waited for.
             poll_bytes(body, &mut Context::from_waker(Waker::noop()))
         })
     }
 }
 
-/// Lets a connection do what it can. What it breaks with, it tells whoever waits for something of
-/// it.
-fn drive(
-    connection: &mut http1::Connection<Box<dyn Transport>, RequestBody>,
-    is_over: &mut bool,
-    cx: &mut Context<'_>,
-) {
-    if !*is_over {
-        *is_over = Pin::new(connection).poll(cx).is_ready();
+/// Lets a connection do what it can. One that is over is dropped at once: that is how a request
+/// learns that nothing of it was sent, and a body that it is cut short.
+fn drive(connection: &mut Option<Connection>, cx: &mut Context<'_>) {
+    if let Some(present) = connection
+        && Pin::new(present).poll(cx).is_ready()
+    {
+        *connection = None;
     }
 }
 
@@ -219,5 +229,86 @@ fn poll_bytes(
             Some(Ok(Ok(bytes))) => return Poll::Ready(Some(Ok(bytes))),
             Some(Ok(Err(_trailers))) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    use hyper::rt::ReadBufCursor;
+
+    use crate::call::Progress;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+    /// Answers what is written to it, and ends when it is told to.
+    struct Server {
+        answers: u32,
+        ends: Arc<AtomicBool>,
+    }
+
+    impl Read for Server {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            mut buffer: ReadBufCursor<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.answers > 0 {
+                self.answers -= 1;
+                buffer.put_slice(ANSWER);
+                return Poll::Ready(Ok(()));
+            }
+            match self.ends.load(SeqCst) {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            }
+        }
+    }
+
+    impl Write for Server {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.answers += 1;
+            cx.waker().wake_by_ref();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn request() -> Request<RequestBody> {
+        Request::new(RequestBody::new(Vec::new(), Progress::default()))
+    }
+
+    /// The server ends the connection just when its next request is given to it.
+    #[tokio::test]
+    async fn a_connection_that_ends_before_a_request_has_sent_nothing_of_it() {
+        let ends = Arc::new(AtomicBool::new(false));
+        let server = Server { answers: 0, ends: ends.clone() };
+        let mut link = Link::http1(Box::new(server)).await.unwrap();
+        assert!(poll_fn(|cx| link.poll_ready(cx)).await);
+        let Ok(answer) = link.send(request()).await else { panic!("it was not answered") };
+        assert!(answer.into_body().is_end_stream());
+        assert!(poll_fn(|cx| link.poll_ready(cx)).await);
+        ends.store(true, SeqCst);
+        let mut sending = pin!(link.send(request()));
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(answer) = sending.as_mut().poll(&mut cx) else {
+            panic!("nobody else would tell whoever waits for it")
+        };
+        assert!(matches!(answer, Err(Unanswered::Unsent)));
     }
 }

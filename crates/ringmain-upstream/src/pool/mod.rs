@@ -220,15 +220,14 @@ impl Shared {
     /// the host beside the path; a proxy is told the whole address, and who asks; HTTP/2 takes the
     /// address apart by itself.
     fn address(&self, request: &mut Request<RequestBody>, link: &Link, is_forwarded: bool) {
+        if is_forwarded && let Some(login) = self.maker.proxy_login() {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, login.clone());
+        }
         if let Link::Http2(_) = link {
             return;
         }
         request.headers_mut().insert(HOST, self.host.clone());
-        if is_forwarded {
-            if let Some(login) = self.maker.proxy_login() {
-                request.headers_mut().insert(PROXY_AUTHORIZATION, login.clone());
-            }
-        } else if let Some(path) = request.uri().path_and_query().cloned() {
+        if !is_forwarded && let Some(path) = request.uri().path_and_query().cloned() {
             *request.uri_mut() = path.into();
         }
     }
@@ -270,20 +269,39 @@ impl Shared {
         proven: bool,
         takes: Option<u32>,
     ) {
-        self.counts.opened.fetch_add(1, Relaxed);
-        match (self.is_tls, proven) {
-            (true, true) => self.counts.full_handshakes.fetch_add(1, Relaxed),
-            (true, false) => self.counts.resumed_handshakes.fetch_add(1, Relaxed),
-            (false, _) => 0,
-        };
         let now = Instant::now();
-        self.change(now, |state, _| match protocol {
-            Protocol::Http2 => {
-                let most = self.streams_max.min(takes.unwrap_or(u32::MAX));
-                state.roster.opened(id, state.streams.limit().min(most), most);
-            }
-            _ => state.roster.opened(id, 1, 1),
+        let mut is_wanted = false;
+        self.change(now, |state, _| {
+            let (places, most) = match protocol {
+                Protocol::Http2 => self.places(state, takes),
+                _ => (1, 1),
+            };
+            is_wanted = state.roster.opened(id, places, most);
         });
+        if is_wanted {
+            self.counts.opened.fetch_add(1, Relaxed);
+            match (self.is_tls, proven) {
+                (true, true) => self.counts.full_handshakes.fetch_add(1, Relaxed),
+                (true, false) => self.counts.resumed_handshakes.fetch_add(1, Relaxed),
+                (false, _) => 0,
+            };
+        }
+    }
+
+    /// A server has changed how many streams it takes on a connection.
+    fn takes(self: &Arc<Shared>, id: SlotId, streams: Option<u32>) {
+        let now = Instant::now();
+        self.change(now, |state, _| {
+            let (places, most) = self.places(state, streams);
+            state.roster.changed(id, places, most);
+        });
+    }
+
+    /// The places on an HTTP/2 connection whose server takes so many, and the most that it may
+    /// ever have.
+    fn places(&self, state: &State, takes: Option<u32>) -> (u32, u32) {
+        let most = self.streams_max.min(takes.unwrap_or(u32::MAX));
+        (state.streams.limit().min(most), most)
     }
 
     /// Changes the roster, and gives what came free to those who wait.

@@ -184,17 +184,24 @@ impl<T: Clone> Roster<T> {
         }
     }
 
-    /// The connection of a slot stands and has so many places, and some time perhaps `most`.
-    pub fn opened(&mut self, id: SlotId, places: u32, most: u32) {
+    /// The connection of a slot stands and has so many places, and some time perhaps `most`. False
+    /// when nobody wants it any more.
+    pub fn opened(&mut self, id: SlotId, places: u32, most: u32) -> bool {
+        let connecting = self.entry(id).filter(|entry| entry.phase == Phase::Connecting);
+        let Some(entry) = connecting else { return false };
+        (entry.phase, entry.places, entry.most) = (Phase::Open, places.max(1), most);
         self.expected = Some(places);
         self.is_doubted = false;
-        let Some(entry) = self.entry(id) else { return };
-        if entry.phase != Phase::Connecting {
-            return;
-        }
-        (entry.phase, entry.places, entry.most) = (Phase::Open, places.max(1), most);
         self.connecting -= 1;
         self.standing += 1;
+        self.show_room(id.index);
+        true
+    }
+
+    /// From now on a connection has so many places, and some time perhaps `most`.
+    pub fn changed(&mut self, id: SlotId, places: u32, most: u32) {
+        let Some(entry) = self.entry(id).filter(|entry| entry.most != most) else { return };
+        (entry.places, entry.most) = (places.max(1), most);
         self.show_room(id.index);
     }
 

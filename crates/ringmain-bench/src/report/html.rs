@@ -17,7 +17,7 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:2.2rem 0 .4rem}\
 p{margin:.3rem 0;color:var(--dim);max-width:60rem}\
 .scroll{overflow-x:auto}\
 table{border-collapse:collapse;width:100%;background:var(--card);font-variant-numeric:tabular-nums}\
-th,td{padding:.35rem .45rem;border-bottom:1px solid var(--line);text-align:right;\
+th,td{padding:.35rem .35rem;border-bottom:1px solid var(--line);text-align:right;\
 white-space:nowrap;vertical-align:middle}\
 th{color:var(--dim);font-weight:600;font-size:.85rem}th:first-child,td:first-child,td.left,th.left\
 {text-align:left}td.how{white-space:normal;color:var(--dim);font-size:.85rem}\

@@ -182,6 +182,48 @@ async fn a_proxy_is_gone_through_with_its_login() {
     }
 }
 
+/// What is refused for a login is not repeated in the refusal.
+#[test]
+fn a_proxy_has_its_login_in_a_file_of_its_own() {
+    for url in ["http://user:secret@proxy:3128", "user:secret@proxy:3128", "http://user@proxy"] {
+        let mut config = ringmain_upstream::EndpointConfig::new("e", "http://host/v1");
+        config.proxy = Some(Proxy { url: url.to_owned(), login_file: None });
+        let error = ringmain_upstream::Endpoint::new(config).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.key(), "proxy");
+        assert!(text.contains("proxy_login_file") && !text.contains("secret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_or_else_the_configuration_or_else_the_broker_says_who_asks() {
+    let agent = |value: &str| vec![("User-Agent".to_owned(), value.to_owned())];
+    for (configured, own, told) in [
+        (Vec::new(), None, concat!("ringmain/", env!("CARGO_PKG_VERSION"))),
+        (Vec::new(), Some("mine/1"), "mine/1"),
+        (agent("ours/2"), Some("mine/1"), "ours/2"),
+        (agent("ours/2"), None, "ours/2"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let endpoint = endpoint(&url, |config| config.headers = configured);
+        let mut head = RequestHead::new("tiny", "/embeddings");
+        head.headers = own.iter().map(|own| ("user-agent", *own)).collect();
+        let call = Call::new(&head, Bytes::from_static(b"{}"), Mode::Body, Flags::NONE);
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let seen = http1::read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            seen
+        };
+        let (seen, answer) = soon(async { tokio::join!(server, endpoint.send(call)) }).await;
+        answer.unwrap();
+        let told = format!("\r\nuser-agent: {told}\r\n");
+        assert_eq!(seen.matches("user-agent:").count(), 1, "{seen}");
+        assert!(seen.contains(&told), "{told} {seen}");
+    }
+}
+
 #[tokio::test]
 async fn header_fields_of_the_endpoint_go_with_every_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

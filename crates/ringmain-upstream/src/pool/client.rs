@@ -118,16 +118,14 @@ impl Maker {
 }
 
 fn make_proxy(proxy: &Proxy) -> Result<Via, Unfit> {
-    let made = reqwest::Proxy::all(&proxy.url);
-    let told = |error| format!("proxy {:?}: {error}", proxy.url);
-    let made = made.map_err(|error| Unfit::of("proxy")(told(error)))?;
-    // As with keys: a configuration is read by many.
-    if Url::parse(&proxy.url)
-        .is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
-    {
+    // As with keys: a configuration is read by many. It is not repeated.
+    if proxy.url.contains('@') {
         let reason = "it holds a user name or password; use proxy_login_file";
         return Err(Unfit::of("proxy")(reason.to_owned()));
     }
+    let made = reqwest::Proxy::all(&proxy.url);
+    let told = |error| format!("proxy {:?}: {error}", proxy.url);
+    let made = made.map_err(|error| Unfit::of("proxy")(told(error)))?;
     let Some(file) = &proxy.login_file else { return Ok(Via { proxy: made, login: None }) };
     let unfit = Unfit::of("proxy_login_file");
     let login = read_private(file).map_err(|error| unfit(error.to_string()))?;

@@ -280,6 +280,39 @@ async fn a_server_that_says_nothing_at_first_keeps_nobody_waiting() {
     assert!(soon(calls).await.unwrap().iter().all(Result::is_err));
 }
 
+/// A limit that comes late, or changes, holds from then on.
+#[tokio::test]
+async fn a_limit_that_comes_late_is_kept_to() {
+    const TWO_STREAMS: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let endpoint = Arc::new(endpoint(&url, prior));
+    let one_more = || {
+        let endpoint = endpoint.clone();
+        tokio::spawn(async move { call(&endpoint).await })
+    };
+    let mut calls: Vec<_> = (0..5).map(|_| one_more()).collect();
+    let (mut first, _) = soon(listener.accept()).await.unwrap();
+    until(|| endpoint.gauges().streams == 5).await;
+    first.write_all(&TWO_STREAMS).await.unwrap();
+    // Those that it has stay, and as soon as it was heard no other is given to it.
+    let mut accepting = std::pin::pin!(listener.accept());
+    let second = soon(async {
+        loop {
+            calls.push(one_more());
+            let wait = Duration::from_millis(10);
+            if let Ok(accepted) = tokio::time::timeout(wait, &mut accepting).await {
+                return accepted.unwrap();
+            }
+        }
+    });
+    drop(second.await);
+    drop(first);
+    for call in calls {
+        assert!(soon(call).await.unwrap().is_err());
+    }
+}
+
 /// What a server says behind an answer belongs to nobody: neither at once nor later.
 #[tokio::test]
 async fn words_that_nobody_asked_for_end_their_connection() {

@@ -25,7 +25,9 @@ pub(crate) fn of_send(broken: &Broken, endpoint: &str, progress: &Progress) -> U
             UpstreamError::new(Code::UpstreamConnect, Stage::Connect, Sent::No, text)
         }
         Broken::Spent => {
-            let text = format!("endpoint {endpoint}: the connection was closed before");
+            let text = format!(
+                "endpoint {endpoint}: the connection was closed before the request was sent"
+            );
             UpstreamError::new(Code::UpstreamReset, Stage::Send, Sent::No, text)
         }
         Broken::Unanswered(error) => of_request(error, endpoint, progress),

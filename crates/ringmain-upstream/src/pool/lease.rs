@@ -33,10 +33,10 @@ const LET_GO: Duration = Duration::from_millis(50);
 const LET_GO_SHARED: Duration = Duration::from_secs(10);
 /// When such a connection gets no further requests.
 const LET_GO_RETIRED: Duration = Duration::from_millis(500);
-/// Longest time that others wait for a server to say how many requests it takes at once.
-const GREETING: Duration = Duration::from_secs(1);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Longest time that others wait for a server to say how many requests it takes at once.
+const GREETING: Duration = Duration::from_secs(1);
 
 /// A place on a connection. Dropping it gives the request up: what it held is let go, and over
 /// HTTP/1 the connection is cut.
@@ -105,10 +105,19 @@ impl Lease {
         let weak = Arc::downgrade(line);
         let told = weak.clone();
         let greeted = Box::new(move |takes| {
-            told.upgrade().iter().for_each(|line| line.opened(protocol, proven, takes));
+            if let Some(line) = told.upgrade()
+                && !line.opened(protocol, proven, takes)
+            {
+                // Others were let onto it before: the server took its time.
+                line.takes(takes);
+            }
         });
         let told = weak.clone();
-        let takes = move |streams| told.upgrade().iter().for_each(|line| line.takes(streams));
+        let takes = move |streams| {
+            if let Some(line) = told.upgrade() {
+                line.takes(streams);
+            }
+        };
         let opening = Link::http2(transport, self.pool.streams_max, greeted, takes);
         let (link, running) = opening.await.map_err(Broken::Unspoken)?;
         let opened = Opened { link, is_forwarded };
@@ -123,10 +132,14 @@ impl Lease {
             // A server that does not say what it takes is given all: whoever waits for it then
             // has a limit of his own.
             if timeout(GREETING, &mut running).await.is_err() {
-                weak.upgrade().iter().for_each(|line| line.opened(protocol, proven, None));
+                if let Some(line) = weak.upgrade() {
+                    line.opened(protocol, proven, None);
+                }
                 running.await;
             }
-            weak.upgrade().iter().for_each(|line| line.closed());
+            if let Some(line) = weak.upgrade() {
+                line.closed();
+            }
         });
         Ok(opened)
     }

@@ -135,15 +135,16 @@ impl Line {
     }
 
     /// It takes so many requests at once, of whomever; `None`: as many as there are. Told again it
-    /// changes nothing.
-    pub fn opened(&self, protocol: Protocol, proven: bool, takes: Option<u32>) {
+    /// changes nothing; false then.
+    pub fn opened(&self, protocol: Protocol, proven: bool, takes: Option<u32>) -> bool {
         if self.is_open.swap(true, Relaxed) {
-            return;
+            return false;
         }
         if let Some(pool) = self.pool.upgrade() {
             pool.opened(self.id, protocol, proven, takes);
         }
         self.shows.notify_one();
+        true
     }
 
     /// The server has changed how many requests it takes at once.

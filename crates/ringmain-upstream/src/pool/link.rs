@@ -2,8 +2,8 @@
 //!
 //! An HTTP/1.1 connection has no task. Whoever has its place polls it: for the head of the answer,
 //! and for each chunk, which thus goes from the socket to its frame within one poll of one task.
-//! While nobody has the place nothing is polled; the watcher of its [`Line`](super::line::Line)
-//! sees it end. An HTTP/2 connection carries many requests and has a task of its own.
+//! While nobody has the place the watcher of its [`Slot`](super::slot::Slot) is woken by what comes,
+//! and polls it. An HTTP/2 connection carries many requests and has a task of its own.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

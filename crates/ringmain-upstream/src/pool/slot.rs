@@ -89,7 +89,7 @@ async fn watch(slot: Weak<Slot>, socket: Option<Arc<SocketHandle>>) {
         let mut hung_up = pin!(async {
             match &socket {
                 Some(socket) => socket.hung_up().await,
-                // What ends it is seen when it is used.
+                // Its end is read from it, by whoever has it or by this task.
                 None => pending().await,
             }
         });

@@ -68,6 +68,43 @@ impl RequestBody {
         RequestBody { witness, ..self }
     }
 
+    /// Bytes that were not taken yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Takes the next piece, and tells of it; `None` when all were taken.
+    ///
+    /// # Errors
+    /// [`GivenUp`] before the first, when nothing may go out any more.
+    pub(crate) fn next_piece(&mut self) -> Result<Option<Bytes>, GivenUp> {
+        let most = if self.stream.is_some() { FRAME_BYTES_MAX } else { PIECE_BYTES_MAX };
+        let piece = match self.pieces.as_mut_slice().first_mut() {
+            Some(long) if long.len() > most => Some(long.split_to(most)),
+            _ => self.pieces.next(),
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        let bytes = piece.len() as u64;
+        // The memory of its caller is back long before that of a shared connection is.
+        let piece = match &self.stream {
+            Some(stream) => {
+                let piece = Bytes::copy_from_slice(&piece);
+                Bytes::from_owner(Held { piece, _stream: stream.clone() })
+            }
+            None => piece,
+        };
+        self.left -= bytes;
+        // The connection holds the head back until it has asked here, so it drops both.
+        if !self.progress.reach(if self.left > 0 { Phase::Sending } else { Phase::Sent }) {
+            return Err(GivenUp);
+        }
+        if let Some(witness) = &self.witness {
+            witness.saw(&piece);
+        }
+        self.progress.add_body_bytes(bytes);
+        Ok(Some(piece))
+    }
+
     /// The same as the body of a stream, which is held until the last piece is let go.
     #[must_use]
     pub(crate) fn of_stream(self, stream: Option<Stream>) -> RequestBody {
@@ -108,36 +145,8 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GivenUp>>> {
-        let this = self.get_mut();
-        let is_shared = this.stream.is_some();
-        let most = if is_shared { FRAME_BYTES_MAX } else { PIECE_BYTES_MAX };
-        let piece = match this.pieces.as_mut_slice().first_mut() {
-            Some(long) if long.len() > most => Some(long.split_to(most)),
-            _ => this.pieces.next(),
-        };
-        let piece = match piece {
-            Some(lent) if is_shared => Some(Bytes::copy_from_slice(&lent)),
-            piece => piece,
-        };
-        if let Some(piece) = &piece {
-            let bytes = piece.len() as u64;
-            this.left -= bytes;
-            // The connection holds the head back until it has asked here, so it drops both.
-            if !this.progress.reach(if this.left > 0 { Phase::Sending } else { Phase::Sent }) {
-                return Poll::Ready(Some(Err(GivenUp)));
-            }
-            if let Some(witness) = &this.witness {
-                witness.saw(piece);
-            }
-            this.progress.add_body_bytes(bytes);
-        }
-        let piece = match (piece, &this.stream) {
-            (Some(piece), Some(stream)) => {
-                Some(Bytes::from_owner(Held { piece, _stream: stream.clone() }))
-            }
-            (piece, _) => piece,
-        };
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        let piece = self.get_mut().next_piece().transpose();
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,18 +5,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
-use hyper::body::Incoming;
 
 use crate::call::Progress;
 use crate::endpoint::failure;
 use crate::error::UpstreamError;
 use crate::framing::Framing;
-use crate::pool::Lease;
+use crate::pool::{AnswerStream, Lease};
 
 /// The body of an answer. Dropping it before its end gives the request up.
 pub(crate) struct Flow {
     /// Until its end. Dropped before the lease, whose end may cut what is left of it.
-    body: Option<Incoming>,
+    body: Option<AnswerStream>,
     framing: Framing,
     lease: Option<Lease>,
     progress: Progress,
@@ -26,7 +25,7 @@ pub(crate) struct Flow {
 
 impl Flow {
     pub fn new(
-        response: Response<Incoming>,
+        response: Response<AnswerStream>,
         lease: Lease,
         progress: Progress,
         request_bytes: u64,
@@ -50,7 +49,7 @@ impl Flow {
                 Ok(Some(bytes))
             }
             None => {
-                let verdict = self.framing.judge(body);
+                let verdict = self.framing.judge(body.is_ended());
                 self.body = None;
                 self.end(verdict.is_ok());
                 verdict.map(|()| None)

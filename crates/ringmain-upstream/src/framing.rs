@@ -1,7 +1,7 @@
 //! Whether the end of a body shows that the body is whole.
 //!
-//! The HTTP library judges chunks and, over HTTP/1, Content-Length. It takes two ends for good that
-//! prove nothing: an HTTP/2 stream that is reset with NO_ERROR, or whose connection goes away so,
+//! Whoever reads the connection judges chunks and, over HTTP/1, Content-Length. Two ends are taken for
+//! good there that prove nothing: an HTTP/2 stream that is reset with NO_ERROR, or whose connection goes away so,
 //! before its END_STREAM; and a body over HTTP/1 that has neither length nor chunks and ends with
 //! its connection, which looks the same when its sender died. So the length is compared here too,
 //! and without one the end must be a framed one. A stream that has shown its terminal marker does
@@ -11,7 +11,6 @@
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode, Version};
-use http_body::Body;
 use ringmain_wire::Code;
 
 use crate::error::UpstreamError;
@@ -27,7 +26,7 @@ pub(crate) struct Framing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The HTTP library checks it, or nothing needs proof.
+    /// It was checked where it was read, or nothing needs proof.
     Checked,
     /// With its connection.
     Closed,
@@ -61,15 +60,15 @@ impl Framing {
         self.told == Some(self.seen)
     }
 
-    /// Judges the end that the HTTP library took for good.
-    pub fn judge(self, ended: &impl Body) -> Result<(), UpstreamError> {
+    /// Judges an end that was taken for good, and whether it came in a frame.
+    pub fn judge(self, is_framed: bool) -> Result<(), UpstreamError> {
         let message = match (self.told, self.end) {
             (Some(told), _) if told == self.seen => return Ok(()),
             (Some(told), _) => {
                 format!("the answer ended after {} of {told} bytes", self.seen)
             }
             (None, End::Checked) => return Ok(()),
-            (None, End::Stream) if ended.is_end_stream() => return Ok(()),
+            (None, End::Stream) if is_framed => return Ok(()),
             (None, End::Stream) => "the answer was ended by a reset of its stream".to_owned(),
             (None, End::Closed) => {
                 "the answer has neither length nor chunks, so its end proves nothing".to_owned()

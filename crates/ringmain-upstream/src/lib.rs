@@ -21,6 +21,7 @@ pub mod endpoint;
 pub mod error;
 mod flow;
 mod framing;
+mod http1;
 pub mod key;
 pub mod memory;
 mod pool;

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, HeaderValue, USER_AGENT};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Sent, Stage};
 use tokio::time::timeout;
@@ -17,7 +16,7 @@ use crate::body::RequestBody;
 use crate::call::{Call, Phase};
 use crate::compress::{Coding, Trial};
 use crate::error::UpstreamError;
-use crate::pool::{Broken, Lease, NoPlace};
+use crate::pool::{AnswerStream, Broken, Lease, NoPlace};
 use crate::splice::{Spliced, Wanted, splice};
 
 /// Most connections that may turn out to have no place for the request: they end just as they are
@@ -120,7 +119,7 @@ impl Endpoint {
         call: &Call<'_>,
         sending: &Sending,
         lease: &mut Lease,
-    ) -> Result<Result<Response<Incoming>, Broken>, UpstreamError> {
+    ) -> Result<Result<Response<AnswerStream>, Broken>, UpstreamError> {
         let mut request = self.request(call, sending)?;
         let limit = call.connect.filter(|limit| *limit < self.config.connect_timeout);
         let ready = match limit {

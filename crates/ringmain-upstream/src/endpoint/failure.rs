@@ -8,7 +8,8 @@ use ringmain_wire::{Code, Sent, Stage};
 
 use crate::call::Progress;
 use crate::error::UpstreamError;
-use crate::pool::{Broken, Cause};
+use crate::http1;
+use crate::pool::{Broken, Cause, LinkError};
 
 /// An error before the head of an answer.
 ///
@@ -48,7 +49,7 @@ fn of_connect(error: &reqwest::Error, endpoint: &str) -> UpstreamError {
     UpstreamError::new(code, Stage::Connect, Sent::No, text)
 }
 
-fn of_request(error: &hyper::Error, endpoint: &str, progress: &Progress) -> UpstreamError {
+fn of_request(error: &LinkError, endpoint: &str, progress: &Progress) -> UpstreamError {
     let told = root(error);
     let new = |code, stage, sent, what: &str| {
         UpstreamError::new(code, stage, sent, format!("endpoint {endpoint}: {what}: {told}"))
@@ -57,7 +58,7 @@ fn of_request(error: &hyper::Error, endpoint: &str, progress: &Progress) -> Upst
     if is_unprocessed(error) {
         return new(Code::UpstreamRefused, stage, Sent::No, "it refused the request");
     }
-    if error.is_parse() {
+    if let LinkError::Http1(http1::Error::Head(_)) = error {
         let what = "the head of the answer is not valid";
         return new(Code::UpstreamProtocol, stage, Sent::Yes, what);
     }
@@ -65,14 +66,19 @@ fn of_request(error: &hyper::Error, endpoint: &str, progress: &Progress) -> Upst
 }
 
 /// An error inside the body of an answer.
-pub(crate) fn of_body(error: &hyper::Error) -> UpstreamError {
+pub(crate) fn of_body(error: &LinkError) -> UpstreamError {
     let told = root(error);
-    let (code, what) = match find::<io::Error>(error).map(io::Error::kind) {
-        Some(io::ErrorKind::UnexpectedEof) => {
+    let is_cut = |io: &io::Error| io.kind() == io::ErrorKind::UnexpectedEof;
+    let (code, what) = match error {
+        LinkError::Http1(http1::Error::Chunk(_)) => {
+            (Code::UpstreamProtocol, "the framing of the answer is not valid")
+        }
+        LinkError::Http1(http1::Error::Cut) => {
             (Code::UpstreamTruncated, "the body of the answer was cut short")
         }
-        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
-            (Code::UpstreamProtocol, "the framing of the answer is not valid")
+        // Over TLS an end without a farewell.
+        _ if find::<io::Error>(error).is_some_and(is_cut) => {
+            (Code::UpstreamTruncated, "the body of the answer was cut short")
         }
         _ => (Code::UpstreamReset, "the connection broke within the answer"),
     };
@@ -88,7 +94,7 @@ pub(crate) fn is_refused_stream(broken: &Broken) -> bool {
 }
 
 /// What an error says of the connection; `None` when only its stream is broken.
-pub(crate) fn of_connection(error: &hyper::Error) -> Option<Cause> {
+pub(crate) fn of_connection(error: &LinkError) -> Option<Cause> {
     match find::<h2::Error>(error) {
         Some(h2) if h2.is_go_away() => Some(Cause::GoAway),
         Some(h2) if h2.is_reset() => None,
@@ -104,7 +110,7 @@ fn is_tls(error: &reqwest::Error) -> bool {
     })
 }
 
-fn is_unprocessed(error: &hyper::Error) -> bool {
+fn is_unprocessed(error: &LinkError) -> bool {
     find::<h2::Error>(error).is_some_and(|h2| {
         let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
         h2.is_remote() && (refused || h2.is_go_away())

@@ -15,7 +15,6 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Response};
-use hyper::body::Incoming;
 use ringmain_wire::{Code, Flags, Mode, Sent, Stage};
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -37,7 +36,7 @@ use crate::encoding::Expander;
 use crate::error::UpstreamError;
 use crate::flow::Flow;
 use crate::key::{Credential, KeyError};
-use crate::pool::{Lease, Pool, PoolGauges, Unfit};
+use crate::pool::{AnswerStream, Lease, Pool, PoolGauges, Unfit};
 use crate::reach;
 
 /// An endpoint, ready to be called from any task.
@@ -337,7 +336,7 @@ impl Endpoint {
     fn answer(
         &self,
         call: &Call<'_>,
-        response: Response<Incoming>,
+        response: Response<AnswerStream>,
         lease: Lease,
         sent: attempt::Outline,
     ) -> Result<Answer, UpstreamError> {

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::gauges::Cause;
 use super::line::{Made, Protocol, Stream};
-use super::link::{Link, Unanswered};
+use super::link::{AnswerStream, Link, LinkError, Unanswered};
 use super::roster::SlotId;
 use super::slot::{Opened, Slot};
 use super::{Broken, Shared, idle};
@@ -96,7 +95,7 @@ impl Lease {
             self.pool.maker.connect(&self.slot.line).await?;
         let line = &self.slot.line;
         if protocol == Protocol::Http1 {
-            let link = Link::http1(transport).await.map_err(Broken::Unspoken)?;
+            let link = Link::http1(transport);
             line.speaks(protocol);
             self.slot.watch();
             line.opened(protocol, proven, Some(1));
@@ -149,7 +148,7 @@ impl Lease {
     pub async fn send(
         &mut self,
         mut request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Broken> {
+    ) -> Result<Response<AnswerStream>, Broken> {
         self.end = End::Aborted;
         let Some(opened) = &mut self.opened else { return Err(Broken::Spent) };
         self.pool.address(&mut request, &opened.link, opened.is_forwarded);
@@ -164,9 +163,9 @@ impl Lease {
     /// The next bytes of the answer; `None` at its end.
     pub fn poll_body(
         &mut self,
-        body: &mut Incoming,
+        body: &mut AnswerStream,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    ) -> Poll<Option<Result<Bytes, LinkError>>> {
         match &mut self.opened {
             Some(opened) => opened.link.poll_body(body, cx),
             None => Poll::Ready(None),
@@ -201,7 +200,7 @@ impl Lease {
     }
 
     /// The head of the answer has come.
-    fn answered(&mut self, head: &Response<Incoming>) {
+    fn answered(&mut self, head: &Response<AnswerStream>) {
         self.answered = true;
         if self.unused.is_some() {
             self.pool.counts.reused.fetch_add(1, Relaxed);

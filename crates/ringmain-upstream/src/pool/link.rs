@@ -6,26 +6,24 @@
 //! and polls it. An HTTP/2 connection carries many requests and has a task of its own.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::{Read, Write};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
-use super::bell::Bell;
 use super::greeting::{Greeted, Tell};
 use crate::body::RequestBody;
+use crate::http1;
 
-/// Most bytes of an HTTP/1.1 answer that are read at once, and most of its head. What is read stays
-/// near the CPU until it is decoded: a burst takes a tenth less time than with six times as much.
-const HTTP1_BYTES: usize = 64 * 1024;
 /// What one HTTP/2 stream may be ahead of its reader.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Most bytes that a window can have (RFC 9113, 6.9.1).
@@ -49,30 +47,45 @@ pub(super) enum Link {
     Http2(http2::SendRequest<RequestBody>),
 }
 
-/// A connection for one request after the other.
-pub(super) struct Http1 {
-    sender: http1::SendRequest<RequestBody>,
-    /// Until its end.
-    connection: Option<Connection>,
-    bell: Bell,
-}
+type Http1 = http1::Connection<TokioIo<Box<dyn Transport>>>;
 
-type Connection = http1::Connection<Box<dyn Transport>, RequestBody>;
+/// The body of an answer: with its connection, or a stream of its own.
+#[derive(Debug)]
+pub(crate) enum AnswerStream {
+    Http1,
+    Http2(Incoming),
+}
 
 /// Why a request was not answered.
 pub(super) enum Unanswered {
     /// Nothing of it was sent.
     Unsent,
-    Broken(hyper::Error),
+    Broken(LinkError),
+}
+
+/// How a connection failed a request, or the request itself.
+#[derive(Debug, Error)]
+pub(crate) enum LinkError {
+    #[error("{0}")]
+    Http1(#[from] http1::Error),
+    #[error("{0}")]
+    Http2(#[from] hyper::Error),
+}
+
+impl AnswerStream {
+    /// Whether its end has come, in the way that its protocol frames it.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            AnswerStream::Http1 => true,
+            AnswerStream::Http2(body) => body.is_end_stream(),
+        }
+    }
 }
 
 impl Link {
-    /// Opens HTTP/1.1 on a connection that stands.
-    pub async fn http1(transport: Box<dyn Transport>) -> Result<Link, hyper::Error> {
-        let mut builder = http1::Builder::new();
-        let (sender, connection) = builder.max_buf_size(HTTP1_BYTES).handshake(transport).await?;
-        let http1 = Http1 { sender, connection: Some(connection), bell: Bell::new() };
-        Ok(Link::Http1(Box::new(http1)))
+    /// Speaks HTTP/1.1 on a connection that stands.
+    pub fn http1(transport: Box<dyn Transport>) -> Link {
+        Link::Http1(Box::new(Http1::new(TokioIo::new(transport))))
     }
 
     /// Opens HTTP/2, for so many `streams` at once at most, and gives what the task of the
@@ -114,7 +127,7 @@ impl Link {
     /// is read: its end, or words that nobody asked for.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self {
-            Link::Http1(http1) => Poll::Ready(http1.poll_ready(cx)),
+            Link::Http1(http1) => Poll::Ready(http1.is_ready(cx)),
             Link::Http2(sender) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
         }
     }
@@ -124,95 +137,66 @@ impl Link {
     pub async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<Response<AnswerStream>, Unanswered> {
         match self {
-            Link::Http1(http1) => http1.send(request).await,
-            Link::Http2(sender) => sender.try_send_request(request).await.map_err(Unanswered::of),
+            Link::Http1(http1) => {
+                let answer = http1.send(request).await?;
+                Ok(answer.map(|()| AnswerStream::Http1))
+            }
+            Link::Http2(sender) => {
+                let answer = sender.try_send_request(request).await?;
+                Ok(answer.map(AnswerStream::Http2))
+            }
         }
     }
 
     /// The next bytes of a body that comes over this connection; `None` at its end.
     pub fn poll_body(
         &mut self,
-        body: &mut Incoming,
+        body: &mut AnswerStream,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        match self {
-            Link::Http1(http1) => http1.poll_body(body, cx),
-            Link::Http2(_) => poll_bytes(body, cx),
+    ) -> Poll<Option<Result<Bytes, LinkError>>> {
+        match (self, body) {
+            (Link::Http1(http1), _) => {
+                http1.poll_body(cx).map(|chunk| chunk.map(|chunk| chunk.map_err(LinkError::Http1)))
+            }
+            (Link::Http2(_), AnswerStream::Http2(body)) => {
+                poll_bytes(body, cx).map(|chunk| chunk.map(|chunk| chunk.map_err(LinkError::Http2)))
+            }
+            (Link::Http2(_), AnswerStream::Http1) => Poll::Ready(None),
         }
     }
 
     /// Lets the connection go in the way of its protocol, where somebody would miss the farewell.
     pub fn close(self) {
-        let Link::Http1(http1) = self else { return };
-        let Http1 { sender, connection, .. } = *http1;
-        drop(sender);
-        if let (Some(connection), Ok(runtime)) = (connection, Handle::try_current()) {
+        let Link::Http1(mut http1) = self else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        // Mostly there is nothing to wait for.
+        if http1.poll_shutdown(&mut cx).is_pending()
+            && let Ok(runtime) = Handle::try_current()
+        {
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(FAREWELL, connection).await;
+                let _ = timeout(FAREWELL, poll_fn(|cx| http1.poll_shutdown(cx))).await;
             });
         }
     }
 }
 
-impl Unanswered {
-    fn of(mut error: TrySendError<Request<RequestBody>>) -> Unanswered {
-        match error.take_message() {
-            Some(_) => Unanswered::Unsent,
-            None => Unanswered::Broken(error.into_error()),
+impl From<http1::Unanswered> for Unanswered {
+    fn from(unanswered: http1::Unanswered) -> Unanswered {
+        match unanswered {
+            http1::Unanswered::Unsent => Unanswered::Unsent,
+            http1::Unanswered::Broken(error) => Unanswered::Broken(error.into()),
         }
     }
 }
 
-impl Http1 {
-    /// Not ready is over: between requests there is nothing to wait for.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        let Http1 { sender, connection, bell } = self;
-        let polled = bell.poll_last(cx, |cx| {
-            drive(connection, cx);
-            sender.poll_ready(cx).map(|ready| ready.is_ok())
-        });
-        polled == Poll::Ready(true)
-    }
-
-    async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let Http1 { sender, connection, bell } = self;
-        let mut answer = pin!(sender.try_send_request(request));
-        let polled = poll_fn(|cx| {
-            bell.poll(cx, |cx| {
-                drive(connection, cx);
-                answer.as_mut().poll(cx)
-            })
-        });
-        polled.await.map_err(Unanswered::of)
-    }
-
-    fn poll_body(
-        &mut self,
-        body: &mut Incoming,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        let Http1 { connection, bell, .. } = self;
-        bell.poll(cx, |cx| {
-            // It hands over one chunk at a time, so there is seldom one before.
-            drive(connection, cx);
-            // Whose way here knows nothing of budgets, so the connection alone can be waited for.
-            poll_bytes(body, &mut Context::from_waker(Waker::noop()))
-        })
-    }
-}
-
-/// Lets a connection do what it can. One that is over is dropped at once: that is how a request
-/// learns that nothing of it was sent, and a body that it is cut short.
-fn drive(connection: &mut Option<Connection>, cx: &mut Context<'_>) {
-    if let Some(present) = connection
-        && Pin::new(present).poll(cx).is_ready()
-    {
-        *connection = None;
+impl From<TrySendError<Request<RequestBody>>> for Unanswered {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Unanswered {
+        match error.take_message() {
+            Some(_) => Unanswered::Unsent,
+            None => Unanswered::Broken(error.into_error().into()),
+        }
     }
 }
 
@@ -223,92 +207,11 @@ fn poll_bytes(
 ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
     loop {
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Poll::Pending };
-        match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
+        match frame.map(|frame| frame.map(hyper::body::Frame::into_data)) {
             None => return Poll::Ready(None),
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             Some(Ok(Ok(bytes))) => return Poll::Ready(Some(Ok(bytes))),
             Some(Ok(Err(_trailers))) => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-    use hyper::rt::ReadBufCursor;
-
-    use crate::call::Progress;
-
-    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-
-    /// Answers what is written to it, and ends when it is told to.
-    struct Server {
-        answers: u32,
-        ends: Arc<AtomicBool>,
-    }
-
-    impl Read for Server {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            mut buffer: ReadBufCursor<'_>,
-        ) -> Poll<io::Result<()>> {
-            if self.answers > 0 {
-                self.answers -= 1;
-                buffer.put_slice(ANSWER);
-                return Poll::Ready(Ok(()));
-            }
-            match self.ends.load(SeqCst) {
-                true => Poll::Ready(Ok(())),
-                false => Poll::Pending,
-            }
-        }
-    }
-
-    impl Write for Server {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            self.answers += 1;
-            cx.waker().wake_by_ref();
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    fn request() -> Request<RequestBody> {
-        Request::new(RequestBody::new(Vec::new(), Progress::default()))
-    }
-
-    /// The server ends the connection just when its next request is given to it.
-    #[tokio::test]
-    async fn a_connection_that_ends_before_a_request_has_sent_nothing_of_it() {
-        let ends = Arc::new(AtomicBool::new(false));
-        let server = Server { answers: 0, ends: ends.clone() };
-        let mut link = Link::http1(Box::new(server)).await.unwrap();
-        assert!(poll_fn(|cx| link.poll_ready(cx)).await);
-        let Ok(answer) = link.send(request()).await else { panic!("it was not answered") };
-        assert!(answer.into_body().is_end_stream());
-        assert!(poll_fn(|cx| link.poll_ready(cx)).await);
-        ends.store(true, SeqCst);
-        let mut sending = pin!(link.send(request()));
-        let mut cx = Context::from_waker(Waker::noop());
-        let Poll::Ready(answer) = sending.as_mut().poll(&mut cx) else {
-            panic!("nobody else would tell whoever waits for it")
-        };
-        assert!(matches!(answer, Err(Unanswered::Unsent)));
     }
 }

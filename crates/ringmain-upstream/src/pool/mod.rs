@@ -10,7 +10,6 @@
 //! The lock is held for the decision alone: connections are made and dropped outside of it, and
 //! nothing waits with it. The task of [`keeper`] lets go what is unused and keeps the floor.
 
-mod bell;
 mod client;
 mod connector;
 mod demand;
@@ -55,6 +54,7 @@ use gauges::Counts;
 use idle::IdleLimit;
 use line::{Line, Protocol};
 use link::Link;
+pub(crate) use link::{AnswerStream, LinkError};
 use roster::{Bounds, Gone, Pick, Roster, SlotId};
 use slot::Slot;
 use state::{State, WAITING_MAX};
@@ -87,7 +87,7 @@ pub(crate) enum Broken {
     /// It ended, or takes nothing new, before anything of the request was sent.
     Spent,
     /// It broke, or the request did, behind that.
-    Unanswered(hyper::Error),
+    Unanswered(LinkError),
 }
 
 struct Shared {

@@ -1,0 +1,104 @@
+//! The heads of requests and of answers.
+
+use std::mem::MaybeUninit;
+
+use bytes::BytesMut;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Request, StatusCode, Version};
+use httparse::{ParserConfig, Status};
+
+use super::error::HeadFault;
+
+/// Most bytes of the head of an answer.
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most fields of one.
+const FIELDS_MAX: usize = 100;
+
+/// The head of an answer.
+pub(super) struct Head {
+    pub status: StatusCode,
+    pub version: Version,
+    pub headers: HeaderMap,
+}
+
+/// Writes the head of a request. Its address says what stands in the first line.
+pub(super) fn write<B>(out: &mut Vec<u8>, request: &Request<B>, length: Option<u64>) {
+    out.extend_from_slice(request.method().as_str().as_bytes());
+    out.push(b' ');
+    let uri = request.uri();
+    match (uri.scheme(), uri.authority()) {
+        // To a proxy.
+        (Some(scheme), Some(authority)) => {
+            for part in [scheme.as_str(), "://", authority.as_str()] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+        _ => {}
+    }
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    for part in [path, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in request.headers() {
+        field(out, name.as_str(), value.as_bytes());
+    }
+    if let Some(length) = length {
+        field(out, "content-length", length.to_string().as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Reads the head at the front of `buffer`; `None` before it is whole. `searched` remembers how far
+/// its end was looked for.
+pub(super) fn read(buffer: &mut BytesMut, searched: &mut usize) -> Result<Option<Head>, HeadFault> {
+    let end = end_of(buffer, *searched);
+    if end.unwrap_or(buffer.len()) > HEAD_BYTES_MAX {
+        return Err(HeadFault::TooLong);
+    }
+    let Some(end) = end else {
+        *searched = buffer.len().saturating_sub(2);
+        return Ok(None);
+    };
+    *searched = 0;
+    parse(buffer.split_to(end)).map(Some)
+}
+
+/// Where the head ends that has no end before `from`.
+fn end_of(text: &[u8], from: usize) -> Option<usize> {
+    let lines = memchr::memchr_iter(b'\n', &text[from..]).map(|at| from + at + 1);
+    lines.into_iter().find_map(|line| match text[line..] {
+        [b'\n', ..] => Some(line + 1),
+        [b'\r', b'\n', ..] => Some(line + 2),
+        _ => None,
+    })
+}
+
+fn parse(head: BytesMut) -> Result<Head, HeadFault> {
+    let head = head.freeze();
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut answer = httparse::Response::new(&mut []);
+    let config = ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut answer, &head, &mut fields)? {
+        Status::Complete(bytes) if bytes == head.len() => {}
+        _ => return Err(HeadFault::Syntax(httparse::Error::HeaderName)),
+    }
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let mut headers = HeaderMap::with_capacity(answer.headers.len());
+    for field in &*answer.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        // Uncopied: the head lives as long as its fields.
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(HeadFault::Syntax(httparse::Error::HeaderValue));
+        };
+        headers.append(name, value);
+    }
+    let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    Ok(Head { status: status.ok_or(HeadFault::Status)?, version, headers })
+}

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
-use crate::call::{Phase, Progress};
+use crate::call::Progress;
 use crate::pool::Stream;
 
 /// Most bytes that a connection takes at once: it counts a piece as sent when it takes it, so
@@ -95,13 +95,12 @@ impl RequestBody {
         };
         self.left -= bytes;
         // The connection holds the head back until it has asked here, so it drops both.
-        if !self.progress.reach(if self.left > 0 { Phase::Sending } else { Phase::Sent }) {
+        if !self.progress.sends(bytes, self.left == 0) {
             return Err(GivenUp);
         }
         if let Some(witness) = &self.witness {
             witness.saw(&piece);
         }
-        self.progress.add_body_bytes(bytes);
         Ok(Some(piece))
     }
 

@@ -205,9 +205,17 @@ impl Progress {
         before != Phase::GivenUp as u8
     }
 
-    pub(crate) fn add_body_bytes(&self, bytes: u64) {
+    /// Bytes of the body are taken by the connection, the last of them or not. False as for
+    /// [`reach`](Progress::reach).
+    pub(crate) fn sends(&self, bytes: u64, is_last: bool) -> bool {
+        let phase = if is_last { Phase::Sent } else { Phase::Sending };
+        let before = self.0.phase.fetch_max(phase as u8, Relaxed);
+        if before == Phase::GivenUp as u8 {
+            return false;
+        }
         self.0.body_bytes.fetch_add(bytes, Relaxed);
         self.changed();
+        true
     }
 }
 

@@ -55,9 +55,20 @@ const STORED: [&str; 14] = [
 fn acts_on_stored(path: &str) -> bool {
     let path = without_query(path);
     let is_name = |part: &str| STORED.iter().any(|name| part.eq_ignore_ascii_case(name));
-    path.contains(['%', '\\'])
-        || path.contains("/completions/")
-        || path.split('/').any(|part| is_name(part) || part.eq_ignore_ascii_case("cancel"))
+    let mut parts = path.split('/').peekable();
+    let begins = parts.next().is_some_and(|part| is_name(part) || is_cancel(part));
+    // Bound: the parts of the path.
+    while let Some(part) = parts.next() {
+        let is_one_completion = part == "completions" && parts.peek().is_some();
+        if is_one_completion || is_name(part) || is_cancel(part) {
+            return true;
+        }
+    }
+    begins || path.bytes().any(|byte| matches!(byte, b'%' | b'\\'))
+}
+
+fn is_cancel(part: &str) -> bool {
+    part.eq_ignore_ascii_case("cancel")
 }
 
 /// Whether this reads, removes or acts on something that the provider may have stored for any

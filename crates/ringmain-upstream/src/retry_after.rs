@@ -8,7 +8,7 @@ use std::time::SystemTime;
 pub fn retry_after_ms(
     retry_after_ms: Option<&str>,
     retry_after: Option<&str>,
-    now: SystemTime,
+    now: impl FnOnce() -> SystemTime,
 ) -> Option<u64> {
     if let Some(ms) = retry_after_ms.and_then(|text| number(text, 1.0)) {
         return Some(ms);
@@ -17,7 +17,7 @@ pub fn retry_after_ms(
     number(text, 1000.0).or_else(|| {
         let date = httpdate::parse_http_date(text).ok()?;
         // A date that has passed asks for no wait at all.
-        let wait = date.duration_since(now).unwrap_or_default();
+        let wait = date.duration_since(now()).unwrap_or_default();
         Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
     })
 }
@@ -52,7 +52,7 @@ mod tests {
             (None, Some("1e300"), Some(u64::MAX)),
             (None, None, None),
         ] {
-            assert_eq!(retry_after_ms(ms, after, now), expected, "{ms:?} {after:?}");
+            assert_eq!(retry_after_ms(ms, after, || now), expected, "{ms:?} {after:?}");
         }
     }
 }

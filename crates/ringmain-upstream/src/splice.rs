@@ -244,6 +244,10 @@ enum Spelling {
 /// How the string `raw`, without its quotes, says `key`, if it does. It may be written with
 /// escapes; what they cannot mean could be any key to a parser that leaves it out.
 fn spelling(raw: &[u8], key: &str) -> Option<Spelling> {
+    // Most keys are other words, of another length.
+    if raw.len() != key.len() && raw.iter().all(|byte| byte.is_ascii() && *byte != b'\\') {
+        return None;
+    }
     let unescaped;
     let mut text = raw;
     if raw.contains(&b'\\') {

@@ -16,11 +16,14 @@ pub(super) enum Media {
 impl Media {
     pub fn of(content_type: &str) -> Media {
         let essence = content_type.split(';').next().unwrap_or_default().trim();
-        match essence.to_ascii_lowercase().as_str() {
-            "text/event-stream" => Media::Events,
-            "text/html" | "application/xhtml+xml" => Media::Html,
-            json if json == "application/json" || json.ends_with("+json") => Media::Json,
-            _ => Media::Unknown,
+        let is = |name: &str| essence.eq_ignore_ascii_case(name);
+        let suffix = essence.len().checked_sub("+json".len()).and_then(|at| essence.get(at..));
+        match () {
+            () if is("text/event-stream") => Media::Events,
+            () if is("text/html") || is("application/xhtml+xml") => Media::Html,
+            () if is("application/json") => Media::Json,
+            () if suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json")) => Media::Json,
+            () => Media::Unknown,
         }
     }
 

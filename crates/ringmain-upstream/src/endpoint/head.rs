@@ -73,7 +73,7 @@ pub(super) struct Kept {
     pub should_retry: Option<bool>,
 }
 
-pub(super) fn keep(headers: &HeaderMap, now: SystemTime) -> Kept {
+pub(super) fn keep(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Kept {
     let mut kept = Kept::default();
     let (mut content_type, mut request_id, mut other_id) = (None, None, None);
     let (mut after, mut after_ms, mut should_retry) = (None, None, None);
@@ -146,7 +146,7 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        let kept = keep(&headers, SystemTime::UNIX_EPOCH);
+        let kept = keep(&headers, || SystemTime::UNIX_EPOCH);
         let names: Vec<&str> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names.len(), 4, "{names:?}");
         assert!(!names.contains(&"set-cookie") && !names.contains(&"openai-organization"));

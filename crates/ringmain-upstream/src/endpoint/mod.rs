@@ -341,7 +341,7 @@ impl Endpoint {
         sent: attempt::Outline,
     ) -> Result<Answer, UpstreamError> {
         let status = response.status().as_u16();
-        let kept = head::keep(response.headers(), SystemTime::now());
+        let kept = head::keep(response.headers(), SystemTime::now);
         let expander = Expander::for_answer(response.headers(), self.config.expanded_bytes_max)
             .map_err(|error| UpstreamError { http_status: Some(status), ..error })?;
         let reading = DecoderConfig {

@@ -176,6 +176,7 @@ impl Chunks {
                 self.next = if size == 0 { Next::Trailer } else { Next::Data(size) };
                 Ok(bytes)
             }
+            Next::Data(_) if rest.is_empty() => Ok(0),
             Next::Data(left) => {
                 let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
                 if piece.end == 0 {

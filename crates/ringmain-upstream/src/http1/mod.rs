@@ -19,4 +19,6 @@ pub(crate) use connection::{Connection, Unanswered};
 pub(crate) use error::Error;
 
 #[cfg(test)]
+mod play;
+#[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::{ChunkFault, HeadFault};
+use super::play;
 use super::{Connection, Error, Unanswered};
 use crate::body::RequestBody;
 use crate::call::Progress;
@@ -128,7 +129,10 @@ fn exchange(connection: &mut Connection<Wire>, body: &'static [u8]) -> Result<Re
     let (mut read, mut error) = (Vec::new(), None);
     while let Some(chunk) = wait(poll_fn(|cx| connection.poll_body(cx))) {
         match chunk {
-            Ok(bytes) => read.extend_from_slice(&bytes),
+            Ok(bytes) => {
+                assert!(!bytes.is_empty());
+                read.extend_from_slice(&bytes);
+            }
             Err(broken) => error = Some(broken),
         }
     }
@@ -260,6 +264,21 @@ proptest! {
             other => prop_assert!(false, "{other:?}"),
         }
         prop_assert!(!is_ready(&mut connection));
+    }
+
+    #[test]
+    fn http1_answers_do_not_depend_on_how_they_are_cut(
+        chunks in prop::collection::vec(chunk(), 0..10),
+        framed in prop::sample::select(vec![Framed::Chunks, Framed::Length, Framed::UntilClose]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cuts in prop::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let mut bytes = message(&chunks, framed, "x: y\r\n");
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        play::play(&[&[cuts.len() as u8][..], &cuts, &bytes].concat());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::gather::{Gathered, Gatherer};
 use crate::gauge::Gauge;
 use crate::heartbeat::{HEARTBEAT, Heartbeat};
 use crate::outlet::{Head, WAITING_BYTES_MAX};
+use crate::pipelines::Outcome;
 use crate::refusal::Refusal;
 use crate::running::Running;
 use crate::shape::{Shape, Words};
@@ -42,7 +43,7 @@ pub(crate) async fn of(
     running: Arc<Running>,
     manner: Manner,
     watch: &Arc<Watch>,
-    gauge: Option<&Arc<Gauge>>,
+    gauge: &Arc<Gauge>,
 ) -> Result<Response<Body>, Refusal> {
     let ended = poll_fn(|cx| until_ready(&running, cx)).await;
     let (head, waiting) = {
@@ -53,11 +54,11 @@ pub(crate) async fn of(
         (Some(head), None) => match &manner.gatherer {
             Some(gatherer) if !head.is_stream => {
                 let gathered = gatherer.gather(&running).await?;
-                let seat = watch.answer(&running, gauge);
+                let seat = watch.answer(&running, Some(gauge));
                 Ok(head.response.map(|()| Body::new(Kept::new(gathered, running, Some(seat)))))
             }
             _ => {
-                let seat = watch.answer(&running, gauge);
+                let seat = watch.answer(&running, Some(gauge));
                 Ok(streamed(head, running, manner, seat, End::Open))
             }
         },
@@ -73,7 +74,7 @@ pub(crate) async fn of(
         (Some(head), Some(Err(refusal)))
             if waiting > 0 && !head.is_json && (head.is_stream || manner.gatherer.is_none()) =>
         {
-            let seat = watch.answer(&running, gauge);
+            let seat = watch.answer(&running, Some(gauge));
             Ok(streamed(head, running, manner, seat, End::Failed(refusal)))
         }
         (_, Some(Err(refusal))) => Err(*refusal),
@@ -85,7 +86,7 @@ pub(crate) async fn of(
 }
 
 /// Ready with the end, or with nothing when the head may go out and the rest is still to come.
-fn until_ready(running: &Running, cx: &mut Context<'_>) -> Poll<Option<Result<(), Box<Refusal>>>> {
+fn until_ready(running: &Running, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
     match running.poll(cx) {
         Poll::Ready(Some(ended)) => Poll::Ready(Some(ended)),
         // Whoever waits for the head is not cut, and the end is told once.
@@ -336,6 +337,7 @@ mod tests {
     use ringmain_wire::Kind;
 
     use crate::outlet::{Outlet, OutletEgress};
+    use crate::pipelines::Work;
 
     /// One event is told of at once, the next two together.
     async fn burst(mut egress: OutletEgress) -> Result<(), Box<Refusal>> {
@@ -351,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_long_answer_is_given_in_pieces_that_keep_nothing_of_it() {
-        let work = Box::pin(std::future::pending());
+        let work = Work::alone(std::future::pending());
         let running = Running::new(work, Arc::default(), Arc::default());
         let seat = Watch::new().answer(&running, None);
         let whole = Bytes::from(vec![7; 2 * WAITING_BYTES_MAX + 1]);
@@ -371,7 +373,7 @@ mod tests {
     async fn events_of_a_burst_leave_together_when_they_are_told_of() {
         let (outlet, host) = (Arc::<Mutex<Outlet>>::default(), Gauge::new(0, None));
         let shape = Shape::OpenAi;
-        let work = Box::pin(burst(OutletEgress { outlet: outlet.clone(), shape }));
+        let work = Work::alone(burst(OutletEgress { outlet: outlet.clone(), shape }));
         let running = Running::new(work, outlet, Arc::default());
         let mut cx = Context::from_waker(Waker::noop());
         host.hosts(&running);

@@ -9,6 +9,7 @@ use http::header::CONTENT_TYPE;
 use ringmain_wire::Code;
 use serde::Deserialize;
 
+use crate::names;
 use crate::refusal::Refusal;
 
 /// Names the route, for bodies without a `model`.
@@ -34,14 +35,14 @@ pub(crate) async fn route(
     body: &Bytes,
     default: Option<&str>,
 ) -> Result<String, Refusal> {
-    if let Some(value) = headers.get(ROUTE_HEADER) {
+    if let Some(value) = headers.get(&names::ROUTE) {
         let text = value.to_str().map(str::trim).map(str::to_owned);
         let bad = |_| Refusal::new(Code::InvalidRequest, format!("{ROUTE_HEADER} is not text"));
         let route = text.map_err(bad)?;
         return agreed(route, headers, body).await;
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let model = look(content_type.unwrap_or("application/json").to_owned(), body).await?;
+    let model = look(content_type.unwrap_or("application/json"), body).await?;
     model.or_else(|| default.map(str::to_owned)).ok_or_else(|| {
         let text = format!(
             "the request names no model: give its body a \"model\", or send the header \
@@ -61,7 +62,7 @@ async fn agreed(route: String, headers: &HeaderMap, body: &Bytes) -> Result<Stri
         Some(_) => content_type.filter(|text| is_form(text)).unwrap_or_default(),
         None => return Ok(route),
     };
-    match look(content_type.to_owned(), body).await? {
+    match look(content_type, body).await? {
         Some(model) if model != route => {
             let text = format!(
                 "{ROUTE_HEADER} is {route:?} and the \"model\" of the body is {model:?}: send one \
@@ -73,13 +74,13 @@ async fn agreed(route: String, headers: &HeaderMap, body: &Bytes) -> Result<Stri
     }
 }
 
-async fn look(content_type: String, body: &Bytes) -> Result<Option<String>, Refusal> {
+async fn look(content_type: &str, body: &Bytes) -> Result<Option<String>, Refusal> {
     let found = match body.len() {
         // Some requests say all in their path.
         _ if body.trim_ascii_start().is_empty() => Ok(None),
-        small if small <= INLINE_BYTES_MAX => model(&content_type, body),
+        small if small <= INLINE_BYTES_MAX => model(content_type, body),
         _ => {
-            let body = body.clone();
+            let (content_type, body) = (content_type.to_owned(), body.clone());
             let task = tokio::task::spawn_blocking(move || model(&content_type, &body));
             task.await.unwrap_or_else(|error| Err(error.to_string()))
         }
@@ -89,14 +90,15 @@ async fn look(content_type: String, body: &Bytes) -> Result<Option<String>, Refu
 
 /// The model that a body names.
 fn model(content_type: &str, body: &[u8]) -> Result<Option<String>, String> {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "multipart/form-data" => {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let is_json = essence.eq_ignore_ascii_case("application/json") || has_suffix(essence, "+json");
+    match essence {
+        form if form.eq_ignore_ascii_case("multipart/form-data") => {
             let boundary = boundary(content_type);
             let boundary = boundary.ok_or("the form has no boundary".to_owned())?;
             Ok(form_field(body, boundary, "model"))
         }
-        json if json == "application/json" || json.ends_with("+json") => {
+        _ if is_json => {
             let named: Named<'_> = serde_json::from_slice(body)
                 .map_err(|error| format!("the body is not the JSON of a request: {error}"))?;
             Ok(named.model.map(Cow::into_owned))
@@ -107,6 +109,11 @@ fn model(content_type: &str, body: &[u8]) -> Result<Option<String>, String> {
             .and_then(|named: Named<'_>| named.model.map(Cow::into_owned))),
         _ => Ok(None),
     }
+}
+
+fn has_suffix(essence: &str, suffix: &str) -> bool {
+    let at = essence.len().checked_sub(suffix.len());
+    at.and_then(|at| essence.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
 }
 
 fn is_form(content_type: &str) -> bool {

@@ -9,6 +9,7 @@ use ringmain_wire::Code;
 
 use crate::config::{HttpConfig, NOBODY};
 use crate::key::KeyHash;
+use crate::names;
 use crate::refusal::Refusal;
 
 /// The other end of a connection.
@@ -89,7 +90,7 @@ fn keys(headers: &HeaderMap) -> [Option<&str>; 2] {
         let (scheme, key) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
     });
-    [bearer, headers.get("x-api-key").and_then(|value| value.to_str().ok())]
+    [bearer, headers.get(&names::X_API_KEY).and_then(|value| value.to_str().ok())]
 }
 
 #[cfg(test)]

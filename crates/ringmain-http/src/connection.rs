@@ -23,11 +23,12 @@ use tower_service::Service as _;
 
 use crate::bell::Part;
 use crate::caller::{self, Peer};
-use crate::exchange;
+use crate::exchange::{self, Origin};
 use crate::framing::HEAD_BYTES_MAX;
 use crate::gauge::{Gauge, Turn};
 use crate::guard;
 use crate::line::{Line, Socket};
+use crate::names;
 use crate::paths;
 use crate::refusal::Refusal;
 use crate::server::Face;
@@ -147,6 +148,8 @@ fn builder() -> Builder<Streams> {
         .timer(TokioTimer::new())
         // The limits of a head and of an unused connection are not the same: see `watch`.
         .header_read_timeout(None)
+        // So does it not look for the end of a caller that waits for its answer: see `line`.
+        .half_close(true)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX);
     builder
@@ -175,7 +178,6 @@ async fn answer(
         face.count_refusal(refusal.failure.code);
         return refusal.response(Shape::OpenAi);
     }
-    request.extensions_mut().insert(gauge.clone());
     let config = face.config();
     let judged = match &peer {
         Peer::Tcp(_) => guard::judge(&config, &request),
@@ -192,11 +194,12 @@ async fn answer(
         Ok(caller) => {
             if let Some(caller) = caller {
                 gauge.knows();
-                request.extensions_mut().insert(caller);
-            }
-            if paths::is_exchange(&request) {
-                // Nearly all requests; the router would find the same.
-                return exchange::post(face, request).await;
+                let origin = Origin { caller, gauge, config };
+                if paths::is_exchange(&request) {
+                    // Nearly all requests; the router would find the same.
+                    return exchange::post(face, origin, request).await;
+                }
+                request.extensions_mut().insert(origin);
             }
             match router.call(request).await {
                 Ok(response) => response,
@@ -212,16 +215,17 @@ async fn answer(
 
 /// Every response has an id for people to look for, also where none is the API's or the log's.
 fn put_id(headers: &mut http::HeaderMap) {
-    if headers.contains_key("x-request-id") {
+    if headers.contains_key(&names::X_REQUEST_ID) {
         return;
     }
-    let given = ["x-ringmain-id", "request-id"].iter().find_map(|name| headers.get(*name));
+    let given = [&names::X_RINGMAIN_ID, &names::REQUEST_ID];
+    let given = given.iter().find_map(|name| headers.get(*name));
     let id = given.cloned().or_else(|| {
         let number = IDS.fetch_add(1, Relaxed);
         HeaderValue::from_str(&format!("http-{}-{number}", std::process::id())).ok()
     });
     if let Some(id) = id {
-        headers.insert("x-request-id", id);
+        headers.insert(&names::X_REQUEST_ID, id);
     }
 }
 

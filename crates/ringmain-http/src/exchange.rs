@@ -8,7 +8,7 @@ use std::time::Instant;
 use axum::body::Body;
 use http::header::{CONTENT_TYPE, EXPECT};
 use http::request::Parts;
-use http::{HeaderMap, Request as HttpRequest, Response, Version};
+use http::{HeaderMap, HeaderName, Request as HttpRequest, Response, Version};
 use parking_lot::Mutex;
 use ringmain_broker::Identity;
 use ringmain_broker::face::{Ended, Exchange, Request};
@@ -21,7 +21,9 @@ use crate::ask;
 use crate::config::HttpConfig;
 use crate::gather::Gatherer;
 use crate::gauge::Gauge;
+use crate::names;
 use crate::outlet::{Outlet, OutletEgress, WAITING_BYTES_MAX};
+use crate::pipelines::Outcome;
 use crate::refusal::Refusal;
 use crate::running::Running;
 use crate::server::Face;
@@ -53,20 +55,40 @@ struct Asked {
     headers: Vec<(String, String)>,
 }
 
+/// An exchange that was accepted, with all that its pipeline takes and where its answer goes.
+pub(crate) struct Job {
+    face: Arc<Face>,
+    exchange: Exchange,
+    asked: Asked,
+    upload: Upload,
+    egress: OutletEgress,
+}
+
+/// Where a request came from, and what was in effect then.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub caller: Identity,
+    pub gauge: Arc<Gauge>,
+    pub config: Arc<HttpConfig>,
+}
+
 /// Answers a POST below `/v1`.
-pub(crate) async fn post(face: Arc<Face>, request: HttpRequest<Body>) -> Response<Body> {
+pub(crate) async fn post(
+    face: Arc<Face>,
+    origin: Origin,
+    request: HttpRequest<Body>,
+) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
     let shape = Shape::of(below_v1(&parts), &parts.headers);
-    match run(&face, &parts, &mut body, shape).await {
+    match run(&face, &origin, &parts, &mut body, shape).await {
         Ok(response) => response,
         Err(mut refusal) => {
             let bytes_max = match refusal.failure.code {
-                Code::BodyTooLarge => Some(DISCARD_FACTOR * face.config().body_bytes_max),
+                Code::BodyTooLarge => Some(DISCARD_FACTOR * origin.config.body_bytes_max),
                 _ => None,
             };
             finish_reading(&face, &parts, &mut body, bytes_max, &mut refusal).await;
-            let gauge = parts.extensions.get::<Arc<Gauge>>();
-            match gauge.and_then(|gauge| gauge.fault()) {
+            match origin.gauge.fault() {
                 Some(fault) => Refusal { id: refusal.id, ..Refusal::faulty(fault) },
                 None => refusal,
             }
@@ -100,18 +122,16 @@ fn below_v1(parts: &Parts) -> &str {
 
 async fn run(
     face: &Arc<Face>,
+    origin: &Origin,
     parts: &Parts,
     body: &mut Body,
     shape: Shape,
 ) -> Result<Response<Body>, Refusal> {
-    // Nobody's request is not taken for root's.
-    let caller = parts.extensions.get::<Identity>().cloned();
-    let caller = caller.ok_or_else(|| Refusal::new(Code::Internal, "the caller is not known"))?;
-    let begun = Exchange::begin(face.broker(), caller);
+    let Origin { caller, gauge, config } = origin;
+    let begun = Exchange::begin(face.broker(), caller.clone());
     let mut exchange =
         begun.map_err(|refused| Refusal::of(refused.failure, refused.id.to_string(), 0))?;
-    let config = face.config();
-    let prepared = prepare(face, &config, parts, body, &exchange).await;
+    let prepared = prepare(face, config, parts, body, &exchange).await;
     let (asked, upload) = prepared.map_err(|refusal| {
         exchange.fail(&refusal.failure);
         Refusal { id: exchange.id().to_string(), ..refusal }
@@ -121,12 +141,11 @@ async fn run(
     let gatherer = (parts.version < Version::HTTP_11)
         .then(|| Gatherer { charger: exchange.charger(), bytes_max: config.body_bytes_max });
     let egress = OutletEgress { outlet: outlet.clone(), shape };
-    let work = Box::pin(work(face.clone(), exchange, asked, upload, egress));
-    let gauge = parts.extensions.get::<Arc<Gauge>>();
+    let work = face.pipelines.begin(Job { face: face.clone(), exchange, asked, upload, egress });
     let running = Running::new(work, outlet, stop);
     // Each stream of an HTTP/2 connection has a task of its own, which is the server's.
-    if let Some(host) = gauge.filter(|_| parts.version < Version::HTTP_2) {
-        host.hosts(&running);
+    if parts.version < Version::HTTP_2 {
+        gauge.hosts(&running);
     }
     let manner = Manner { shape, heartbeat: config.heartbeat, gatherer };
     answer::of(running, manner, face.watch(), gauge).await
@@ -160,27 +179,24 @@ async fn prepare(
     Ok((asked, upload))
 }
 
-/// The pipeline of one exchange, to its end.
-async fn work(
-    face: Arc<Face>,
-    mut exchange: Exchange,
-    asked: Asked,
-    upload: Upload,
-    mut egress: OutletEgress,
-) -> Result<(), Box<Refusal>> {
-    let started = Instant::now();
-    let Upload { bytes, charged } = upload;
-    let request = Request::new(asked.head(), bytes, Mode::Events);
-    let mut ended = exchange.run(request, &mut egress).await;
-    drop(charged);
-    face.metrics.ended(started.elapsed(), egress.outlet.lock().usage);
-    let verdict = std::mem::replace(&mut ended.verdict, Ok(Vec::new()));
-    let verdict = verdict.map(drop).map_err(|failure| {
-        Box::new(Refusal::of(failure, exchange.id().to_string(), exchange.attempts()))
-    });
-    drop(exchange);
-    settle(ended);
-    verdict
+impl Job {
+    /// Runs the exchange to its end.
+    pub async fn run(self) -> Outcome {
+        let Job { face, mut exchange, asked, upload, mut egress } = self;
+        let started = Instant::now();
+        let Upload { bytes, charged } = upload;
+        let request = Request::new(asked.head(), bytes, Mode::Events);
+        let mut ended = exchange.run(request, &mut egress).await;
+        drop(charged);
+        face.metrics.ended(started.elapsed(), egress.outlet.lock().usage);
+        let verdict = std::mem::replace(&mut ended.verdict, Ok(Vec::new()));
+        let verdict = verdict.map(drop).map_err(|failure| {
+            Box::new(Refusal::of(failure, exchange.id().to_string(), exchange.attempts()))
+        });
+        drop(exchange);
+        settle(ended);
+        verdict
+    }
 }
 
 /// Reads what is left behind the end of a provider's answer. It mostly came together with the end;
@@ -209,7 +225,7 @@ fn content_type<'a>(path: &str, given: Option<&'a str>) -> Option<&'a str> {
 
 impl Asked {
     fn new(route: String, path: &str, headers: &HeaderMap, config: &HttpConfig) -> Asked {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let is_forwarded = |name: &str| {
             FORWARDED.contains(&name) || config.forward_headers.iter().any(|listed| listed == name)
         };
@@ -220,8 +236,8 @@ impl Asked {
         Asked {
             route,
             path: path.to_owned(),
-            content_type: content_type(path, text(CONTENT_TYPE.as_str())).map(str::to_owned),
-            idempotency_key: text("idempotency-key").map(str::to_owned),
+            content_type: content_type(path, text(&CONTENT_TYPE)).map(str::to_owned),
+            idempotency_key: text(&names::IDEMPOTENCY_KEY).map(str::to_owned),
             headers: named.collect(),
         }
     }

@@ -10,10 +10,17 @@ use http::{HeaderMap, Request, Version};
 use ringmain_wire::Code;
 
 use crate::config::HttpConfig;
+use crate::names;
 use crate::refusal::Refusal;
+
+/// Names of this machine that no page can be served under to somebody else.
+const USUAL: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
 /// Judges a request that came over TCP.
 pub(crate) fn judge<B>(config: &HttpConfig, request: &Request<B>) -> Result<(), Refusal> {
+    if is_plain(request) {
+        return Ok(());
+    }
     let host = host(request)?;
     if !is_ours(config, host.host()) {
         let text = format!(
@@ -23,6 +30,26 @@ pub(crate) fn judge<B>(config: &HttpConfig, request: &Request<B>) -> Result<(), 
         return Err(Refusal::new(Code::NotAllowed, text));
     }
     judge_origin(config, request.headers(), &host)
+}
+
+/// Nearly all requests: to this machine by its usual names, and of no page. What is said of the
+/// others below says the same of these.
+fn is_plain<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let is_usual = USUAL.iter().any(|usual| {
+        let port = host.as_bytes().strip_prefix(usual.as_bytes());
+        port.is_some_and(|port| match port {
+            [] => true,
+            [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+            _ => false,
+        })
+    });
+    is_usual
+        && request.uri().authority().is_none()
+        && !headers.contains_key(ORIGIN)
+        && !headers.contains_key(&names::SEC_FETCH_SITE)
 }
 
 /// The one host that the request names.
@@ -80,7 +107,7 @@ fn judge_origin(config: &HttpConfig, headers: &HeaderMap, host: &Authority) -> R
         let text = "requests of web pages are refused: the page could be anybody's";
         Err(Refusal::new(Code::NotAllowed, text))
     };
-    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    let site = headers.get(&names::SEC_FETCH_SITE).map(|site| site.as_bytes());
     if !matches!(site, None | Some(b"none" | b"same-origin")) {
         return refused();
     }
@@ -119,6 +146,47 @@ mod tests {
             assert_eq!(judged(&[], &[("host", host)]), Err(403), "{host}");
         }
         assert_eq!(judged(&["gpu.lan"], &[("host", "gpu.lan:8117")]), Ok(()));
+    }
+
+    /// Whatever is said of a usual host, it is said after a look at the whole request too.
+    #[test]
+    fn the_short_way_says_what_the_long_one_does() {
+        let fields = ["host", "origin", "sec-fetch-site"];
+        let values = [
+            "localhost",
+            "127.0.0.1:8117",
+            "[::1]:",
+            "localhost:1a",
+            "localhost.evil.example",
+            "127.0.0.12",
+            "[::1]x",
+            "http://localhost",
+            "none",
+            "cross-site",
+        ];
+        let mut plain = 0;
+        for uri in ["/v1/models", "http://localhost/v1", "http://evil.example/v1"] {
+            for host in values {
+                for (field, value) in fields.iter().flat_map(|field| values.map(|it| (field, it))) {
+                    let request = Request::builder().uri(uri).header("host", host);
+                    for request in [request, Request::builder().uri(uri)] {
+                        let request = request.header(*field, value).body(()).unwrap();
+                        let config = HttpConfig::default();
+                        if is_plain(&request) {
+                            plain += 1;
+                            let host = host_of(&request);
+                            assert!(is_ours(&config, host.host()), "{request:?}");
+                            judge_origin(&config, request.headers(), &host).unwrap();
+                        }
+                    }
+                }
+            }
+        }
+        assert!(plain > 0);
+    }
+
+    fn host_of(request: &Request<()>) -> Authority {
+        host(request).unwrap_or_else(|refusal| panic!("{}", refusal.failure.message))
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
-use ringmain_broker::Identity;
 use ringmain_wire::Code;
 use serde_json::{Value, json};
 
+use crate::exchange::Origin;
 use crate::refusal::Refusal;
 use crate::server::Face;
 use crate::shape::Shape;
@@ -17,11 +18,12 @@ use crate::shape::Shape;
 /// `GET /v1/models`
 pub(crate) async fn list(
     State(face): State<Arc<Face>>,
-    axum::Extension(caller): axum::Extension<Identity>,
+    Extension(origin): Extension<Origin>,
 ) -> Response<Body> {
     let routes = face.broker().routes();
     // A pattern is not a model that anybody could ask for.
-    let names: Vec<&str> = routes.models(&caller).filter(|name| !name.ends_with('*')).collect();
+    let names: Vec<&str> =
+        routes.models(&origin.caller).filter(|name| !name.ends_with('*')).collect();
     let data: Vec<Value> = names.iter().map(|name| object(name)).collect();
     json_response(&json!({
         "object": "list",
@@ -35,11 +37,11 @@ pub(crate) async fn list(
 /// `GET /v1/models/NAME`
 pub(crate) async fn one(
     State(face): State<Arc<Face>>,
-    axum::Extension(caller): axum::Extension<Identity>,
+    Extension(origin): Extension<Origin>,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Response<Body> {
-    match face.broker().routes().serves(&name, &caller) {
+    match face.broker().routes().serves(&name, &origin.caller) {
         Ok(()) => json_response(&object(&name)),
         Err(text) => {
             Refusal::new(Code::UnknownRoute, text).response(Shape::of("/models", &headers))

@@ -14,6 +14,7 @@ use ringmain_wire::frame::Usage;
 use ringmain_wire::{Code, Kind, ResponseHead, Stage};
 use serde_json::Value;
 
+use crate::names;
 use crate::refusal::put;
 use crate::shape::Shape;
 
@@ -142,8 +143,10 @@ impl Outlet {
         }
         let taken = payload.len().min(room);
         if self.waiting.capacity() - self.waiting.len() < taken {
-            // Many tokens at once: what was taken went with its memory.
-            self.waiting.reserve(taken.max(STEP_BYTES));
+            // Many tokens at once: what was taken went with its memory. Plain JSON comes whole.
+            let step =
+                if self.head.as_ref().is_some_and(|head| head.is_json) { 0 } else { STEP_BYTES };
+            self.waiting.reserve(taken.max(step));
         }
         self.waiting.extend_from_slice(&payload[..taken]);
         self.is_mid_event = taken < payload.len();
@@ -231,14 +234,14 @@ fn fill(headers: &mut HeaderMap, head: &ResponseHead<'_>, shape: Shape) {
         }
     }
     if !head.content_type.is_empty() {
-        put(headers, CONTENT_TYPE, head.content_type);
+        put(headers, &CONTENT_TYPE, head.content_type);
     }
     let id = head.upstream_request_id.unwrap_or(head.log_id);
-    put(headers, HeaderName::from_static(shape.id_header()), id);
-    put(headers, HeaderName::from_static("x-ringmain-id"), head.log_id);
+    put(headers, shape.id_header(), id);
+    put(headers, &names::X_RINGMAIN_ID, head.log_id);
     if head.status >= 400 && head.attempt > 1 {
         // The broker has tried again already; its caller would multiply that.
-        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        headers.insert(&names::X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
 }
 

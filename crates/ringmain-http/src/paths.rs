@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
+use crate::exchange::Origin;
 use crate::refusal::Refusal;
 use crate::server::Face;
 use crate::shape::Shape;
@@ -41,8 +42,12 @@ pub(crate) fn is_exchange(request: &Request<Body>) -> bool {
         && below.is_some_and(|path| !path.is_empty() && !path.starts_with(OWN))
 }
 
-async fn run(State(face): State<Arc<Face>>, request: Request<Body>) -> Response<Body> {
-    exchange::post(face, request).await
+async fn run(
+    State(face): State<Arc<Face>>,
+    Extension(origin): Extension<Origin>,
+    request: Request<Body>,
+) -> Response<Body> {
+    exchange::post(face, origin, request).await
 }
 
 async fn alive() -> Response<Body> {

@@ -1,12 +1,13 @@
 //! An answer that is an error of the broker's own.
 
 use axum::body::Body;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use ringmain_broker::face::Failure;
 use ringmain_wire::{Code, Stage};
 
 use crate::framing::Fault;
+use crate::names;
 use crate::shape::{Shape, Words};
 
 /// When to come again to a broker that has no room, or is replaced by the next one.
@@ -88,16 +89,16 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if !self.id.is_empty() {
-            put(headers, HeaderName::from_static(shape.id_header()), &self.id);
-            put(headers, HeaderName::from_static("x-ringmain-id"), &self.id);
+            put(headers, shape.id_header(), &self.id);
+            put(headers, &names::X_RINGMAIN_ID, &self.id);
         }
         if let Some(retry_after_ms) = self.failure.retry_after_ms {
             let seconds = retry_after_ms.div_ceil(1000);
-            put(headers, HeaderName::from_static("retry-after-ms"), &retry_after_ms.to_string());
-            put(headers, http::header::RETRY_AFTER, &seconds.to_string());
+            put(headers, &names::RETRY_AFTER_MS, &retry_after_ms.to_string());
+            put(headers, &RETRY_AFTER, &seconds.to_string());
         }
         if self.is_final && self.invites_retries() {
-            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            headers.insert(&names::X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -107,7 +108,7 @@ impl Refusal {
 }
 
 /// Sets a header whose value may not be one; then it is left out.
-pub(crate) fn put(headers: &mut http::HeaderMap, name: HeaderName, value: &str) {
+pub(crate) fn put(headers: &mut http::HeaderMap, name: &'static HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }

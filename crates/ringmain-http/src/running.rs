@@ -5,8 +5,6 @@
 //! to write: of the rounds of that task in a burst nearly none has anything for the server, and to
 //! ask it is more work than a token is.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
@@ -17,16 +15,14 @@ use ringmain_wire::{Code, Stage};
 
 use crate::bell::Part;
 use crate::outlet::Outlet;
+use crate::pipelines::{Outcome, Work};
 use crate::refusal::Refusal;
 use crate::turns::Turns;
-
-/// The pipeline of one exchange: how it ended, once it has.
-pub(crate) type Work = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
 
 enum State {
     Open(Work),
     /// It has ended while its reader did not ask, who is still to be told how.
-    Ended(Result<(), Box<Refusal>>),
+    Ended(Outcome),
     Over,
 }
 
@@ -59,7 +55,7 @@ impl Running {
     pub fn run(&self, cx: &mut Context<'_>) -> bool {
         let mut state = self.work.lock();
         let State::Open(work) = &mut *state else { return false };
-        match self.part.poll(cx, |cx| work.as_mut().poll(cx)) {
+        match self.part.poll(cx, |cx| work.poll(cx)) {
             Poll::Ready(ended) => {
                 *state = State::Ended(ended);
                 true
@@ -70,11 +66,11 @@ impl Running {
 
     /// How it ended, once it has; `None`: that was told before. Runs the pipeline until it has to
     /// wait, where nobody else does.
-    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<(), Box<Refusal>>>> {
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
         let mut state = self.work.lock();
         let ended = match &mut *state {
             State::Open(_) if self.is_hosted.load(Relaxed) => return Poll::Pending,
-            State::Open(work) => match self.part.poll(cx, |cx| work.as_mut().poll(cx)) {
+            State::Open(work) => match self.part.poll(cx, |cx| work.poll(cx)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(ended) => ended,
             },
@@ -97,7 +93,7 @@ impl Running {
         };
         let State::Open(work) = &mut *state else { return };
         // Its timers may have rung while nobody polled it; then it knows why it ends.
-        let ended = match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let ended = match work.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(ended) => ended,
             Poll::Pending => Err(Box::new(given_up())),
         };
@@ -136,7 +132,7 @@ mod tests {
             cx.waker().wake_by_ref();
             Poll::Pending
         });
-        (Running::new(Box::pin(work), Arc::default(), Arc::default()), runs)
+        (Running::new(Work::alone(work), Arc::default(), Arc::default()), runs)
     }
 
     #[test]
@@ -170,7 +166,7 @@ mod tests {
             tokio::task::yield_now().await;
             Ok(())
         };
-        let running = Running::new(Box::pin(work), outlet.clone(), Arc::default());
+        let running = Running::new(Work::alone(work), outlet.clone(), Arc::default());
         let (host, mut cx) = (Gauge::new(0, None), Context::from_waker(Waker::noop()));
         host.hosts(&running);
         assert!(!host.run_hosted(&mut cx), "nothing was told of");

@@ -27,6 +27,7 @@ use crate::connection;
 use crate::expand::Expansions;
 use crate::metrics::Metrics;
 use crate::paths;
+use crate::pipelines::Pipelines;
 use crate::watch::{Limits, Watch};
 
 /// The share of all connections that one address may have open without having called as somebody
@@ -101,6 +102,7 @@ pub(crate) struct Face {
     left: Notify,
     pub expansions: Expansions,
     pub metrics: Metrics,
+    pub pipelines: Arc<Pipelines>,
 }
 
 impl Server {
@@ -125,6 +127,7 @@ impl Server {
             left: Notify::new(),
             expansions: Expansions::default(),
             metrics: Metrics::default(),
+            pipelines: Arc::default(),
         });
         Ok(Server { face, sockets })
     }

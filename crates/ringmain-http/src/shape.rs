@@ -1,8 +1,10 @@
 //! Errors in the words of the API that was called, so that the caller's library raises what it
 //! raises for the provider itself.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
+
+use crate::names;
 
 /// Whose error objects the caller reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ impl Shape {
         }
         match path {
             "/responses" => Shape::Responses,
-            _ if headers.contains_key("anthropic-version") => Shape::Anthropic,
+            _ if headers.contains_key(&names::ANTHROPIC_VERSION) => Shape::Anthropic,
             _ => Shape::OpenAi,
         }
     }
@@ -60,10 +62,10 @@ impl Shape {
     }
 
     /// The header that carries the id of a request.
-    pub fn id_header(self) -> &'static str {
+    pub fn id_header(self) -> &'static HeaderName {
         match self {
-            Shape::Anthropic => "request-id",
-            Shape::OpenAi | Shape::Responses => "x-request-id",
+            Shape::Anthropic => &names::REQUEST_ID,
+            Shape::OpenAi | Shape::Responses => &names::X_REQUEST_ID,
         }
     }
 

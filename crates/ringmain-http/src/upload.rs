@@ -1,8 +1,9 @@
 //! The body of a request, whole and within its bounds: it must be whole before it is routed, and
 //! before a provider is asked for anything.
 
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body::Body as _;
 use ringmain_broker::face::{Charged, Exchange, Failure};
 use ringmain_wire::{Code, Stage};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use crate::expand::{Expansions, Packing};
@@ -48,7 +50,7 @@ pub(crate) async fn read(
     if told.is_some_and(|bytes: u64| bytes > bounds.bytes_max) {
         return Err(too_large(bounds.bytes_max));
     }
-    let reading = async {
+    let reading = pin!(async {
         let upload = collect(body, told, bounds.bytes_max, exchange).await?;
         match packing {
             None => Ok(upload),
@@ -56,11 +58,30 @@ pub(crate) async fn read(
                 expansions.expand(packing, upload.bytes, bounds.bytes_max, exchange).await
             }
         }
-    };
-    timeout(bounds.time, reading).await.unwrap_or_else(|_| {
+    });
+    within(bounds.time, reading).await.unwrap_or_else(|_| {
         let text = format!("the body of the request was not whole within {:?}", bounds.time);
         Err(Refusal { status: 408, ..Refusal::new(Code::InvalidRequest, text) })
     })
+}
+
+/// Waits for a body within a time. That of a small request came with its head, but the server
+/// library gives it only to who has asked once: a timer is set when it is still not there then.
+async fn within<F: Future + Unpin>(time: Duration, mut reading: F) -> Result<F::Output, Elapsed> {
+    let mut asked = false;
+    let at_hand = poll_fn(|cx| match Pin::new(&mut reading).poll(cx) {
+        Poll::Ready(read) => Poll::Ready(Some(read)),
+        Poll::Pending if asked => Poll::Ready(None),
+        Poll::Pending => {
+            asked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    match at_hand.await {
+        Some(read) => Ok(read),
+        None => timeout(time, reading).await,
+    }
 }
 
 /// Reads what is left of a refused request, within bounds. True: all of it was read, so the

@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
+use crate::bell::Part;
 use crate::exchange::Job;
 use crate::refusal::Refusal;
 
 /// Most pipelines that are kept for the next exchange. Bound of the memory that waits for one:
-/// 640 KiB.
+/// 1 MiB, with what is left of the tasks that have polled them last.
 const KEPT_MAX: usize = 64;
 
 /// How an exchange ended.
@@ -34,6 +35,8 @@ pub(crate) struct Work {
 
 struct Pipeline {
     future: Pin<Box<dyn Future<Output = Infallible> + Send>>,
+    /// The server polls more often than the pipeline is woken.
+    part: Part,
     desk: Desk,
 }
 
@@ -53,6 +56,7 @@ impl Pipelines {
         let kept = self.0.lock().pop();
         let pipeline = kept.unwrap_or_else(|| Pipeline::new(serve));
         *pipeline.desk.lock() = Paper::Job(job);
+        pipeline.part.ring();
         Work { pipeline: Some(pipeline), home: self.clone() }
     }
 
@@ -65,28 +69,35 @@ impl Pipelines {
 }
 
 impl Work {
-    /// Runs the exchange until it has to wait; ready once.
+    /// Runs the exchange until it has to wait, if it was woken; ready once.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let Some(pipeline) = &mut self.pipeline else { return Poll::Pending };
-        match pipeline.future.as_mut().poll(cx) {
-            Poll::Pending => {}
-            Poll::Ready(never) => match never {},
-        }
-        let ended = {
-            let mut paper = pipeline.desk.lock();
-            match std::mem::replace(&mut *paper, Paper::Nothing) {
-                Paper::Outcome(outcome) => Some(outcome),
-                other => {
-                    *paper = other;
-                    None
-                }
-            }
+        let Some(Pipeline { future, part, desk }) = &mut self.pipeline else {
+            return Poll::Pending;
         };
-        let Some(outcome) = ended else { return Poll::Pending };
-        if let Some(pipeline) = self.pipeline.take() {
+        let ended = part.poll(cx, |cx| {
+            match future.as_mut().poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(never) => match never {},
+            }
+            take(desk, |paper| match paper {
+                Paper::Outcome(outcome) => Ok(outcome),
+                other => Err(other),
+            })
+        });
+        if let Poll::Ready(_) = ended
+            && let Some(pipeline) = self.pipeline.take()
+        {
             self.home.keep(pipeline);
         }
-        Poll::Ready(outcome)
+        ended
+    }
+
+    /// Runs it whether it was woken or not.
+    pub fn poll_now(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(pipeline) = &self.pipeline {
+            pipeline.part.ring();
+        }
+        self.poll(cx)
     }
 
     /// One that is no exchange, and whose pipeline serves no other.
@@ -107,25 +118,31 @@ impl Pipeline {
         F: Future<Output = Infallible> + Send + 'static,
     {
         let desk = Desk::new(Mutex::new(Paper::Nothing));
-        Pipeline { future: Box::pin(serve(desk.clone())), desk }
+        Pipeline { future: Box::pin(serve(desk.clone())), part: Part::new(), desk }
     }
 }
 
 /// Serves for ever.
 async fn serve(desk: Desk) -> Infallible {
     loop {
-        let job = poll_fn(|_| take_job(&desk)).await;
-        let outcome = job.run().await;
+        // Nobody is woken for a job: whoever leaves one polls.
+        let job = poll_fn(|_| {
+            take(&desk, |paper| match paper {
+                Paper::Job(job) => Ok(job),
+                other => Err(other),
+            })
+        });
+        let outcome = job.await.run().await;
         *desk.lock() = Paper::Outcome(outcome);
     }
 }
 
-/// Nobody is woken for a job: whoever leaves one polls.
-fn take_job(desk: &Desk) -> Poll<Job> {
+/// Takes from a desk what is wanted; anything else stays.
+fn take<T>(desk: &Desk, wanted: impl FnOnce(Paper) -> Result<T, Paper>) -> Poll<T> {
     let mut paper = desk.lock();
-    match std::mem::replace(&mut *paper, Paper::Nothing) {
-        Paper::Job(job) => Poll::Ready(job),
-        other => {
+    match wanted(std::mem::replace(&mut *paper, Paper::Nothing)) {
+        Ok(wanted) => Poll::Ready(wanted),
+        Err(other) => {
             *paper = other;
             Poll::Pending
         }

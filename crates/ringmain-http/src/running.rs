@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use ringmain_broker::face::{Failure, Stop, StopCause};
 use ringmain_wire::{Code, Stage};
 
-use crate::bell::Part;
 use crate::outlet::Outlet;
 use crate::pipelines::{Outcome, Work};
 use crate::refusal::Refusal;
@@ -29,8 +28,6 @@ enum State {
 /// An exchange and what it has written.
 pub(crate) struct Running {
     work: Mutex<State>,
-    /// The server polls more often than the pipeline is woken.
-    part: Part,
     /// The task of its connection runs it.
     is_hosted: AtomicBool,
     pub outlet: Arc<Mutex<Outlet>>,
@@ -40,9 +37,9 @@ pub(crate) struct Running {
 
 impl Running {
     pub fn new(work: Work, outlet: Arc<Mutex<Outlet>>, stop: Arc<Stop>) -> Arc<Running> {
-        let (work, part) = (Mutex::new(State::Open(work)), Part::new());
+        let work = Mutex::new(State::Open(work));
         let (is_hosted, turns) = (AtomicBool::new(false), Turns::default());
-        Arc::new(Running { work, part, is_hosted, outlet, stop, turns })
+        Arc::new(Running { work, is_hosted, outlet, stop, turns })
     }
 
     /// Whoever reads its answer is not to run it.
@@ -55,7 +52,7 @@ impl Running {
     pub fn run(&self, cx: &mut Context<'_>) -> bool {
         let mut state = self.work.lock();
         let State::Open(work) = &mut *state else { return false };
-        match self.part.poll(cx, |cx| work.poll(cx)) {
+        match work.poll(cx) {
             Poll::Ready(ended) => {
                 *state = State::Ended(ended);
                 true
@@ -70,7 +67,7 @@ impl Running {
         let mut state = self.work.lock();
         let ended = match &mut *state {
             State::Open(_) if self.is_hosted.load(Relaxed) => return Poll::Pending,
-            State::Open(work) => match self.part.poll(cx, |cx| work.poll(cx)) {
+            State::Open(work) => match work.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(ended) => ended,
             },
@@ -93,7 +90,7 @@ impl Running {
         };
         let State::Open(work) = &mut *state else { return };
         // Its timers may have rung while nobody polled it; then it knows why it ends.
-        let ended = match work.poll(&mut Context::from_waker(Waker::noop())) {
+        let ended = match work.poll_now(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(ended) => ended,
             Poll::Pending => Err(Box::new(given_up())),
         };

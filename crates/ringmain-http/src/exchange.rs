@@ -180,28 +180,26 @@ async fn prepare(
 }
 
 impl Job {
-    /// Runs the exchange to its end.
-    pub async fn run(self) -> Outcome {
-        let Job { face, mut exchange, asked, upload, mut egress } = self;
+    /// Runs the exchange to its end. What is left of it is to be settled once this is dropped.
+    pub async fn run(&mut self) -> (Outcome, Ended) {
         let started = Instant::now();
-        let Upload { bytes, charged } = upload;
-        let request = Request::new(asked.head(), bytes, Mode::Events);
-        let mut ended = exchange.run(request, &mut egress).await;
-        drop(charged);
-        face.metrics.ended(started.elapsed(), egress.outlet.lock().usage);
+        let bytes = std::mem::take(&mut self.upload.bytes);
+        let request = Request::new(self.asked.head(), bytes, Mode::Events);
+        let mut ended = self.exchange.run(request, &mut self.egress).await;
+        self.upload.charged.clear();
+        self.face.metrics.ended(started.elapsed(), self.egress.outlet.lock().usage);
         let verdict = std::mem::replace(&mut ended.verdict, Ok(Vec::new()));
-        let verdict = verdict.map(drop).map_err(|failure| {
-            Box::new(Refusal::of(failure, exchange.id().to_string(), exchange.attempts()))
+        let outcome = verdict.map(drop).map_err(|failure| {
+            let (id, attempts) = (self.exchange.id().to_string(), self.exchange.attempts());
+            Box::new(Refusal::of(failure, id, attempts))
         });
-        drop(exchange);
-        settle(ended);
-        verdict
+        (outcome, ended)
     }
 }
 
 /// Reads what is left behind the end of a provider's answer. It mostly came together with the end;
 /// else it is waited for beside the response.
-fn settle(ended: Ended) {
+pub(crate) fn settle(ended: Ended) {
     if !ended.has_rest() {
         return;
     }

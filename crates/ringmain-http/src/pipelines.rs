@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 
 use crate::bell::Part;
-use crate::exchange::Job;
+use crate::exchange::{self, Job};
 use crate::refusal::Refusal;
 
 /// Most pipelines that are kept for the next exchange. Bound of the memory that waits for one:
@@ -37,17 +37,15 @@ struct Pipeline {
     future: Pin<Box<dyn Future<Output = Infallible> + Send>>,
     /// The server polls more often than the pipeline is woken.
     part: Part,
-    desk: Desk,
+    desk: Arc<Mutex<Desk>>,
 }
 
 /// Where the pipeline finds its job and leaves what became of it. Its two sides take turns in one
 /// task, so the lock is never waited for.
-type Desk = Arc<Mutex<Paper>>;
-
-enum Paper {
-    Nothing,
-    Job(Job),
-    Outcome(Outcome),
+#[derive(Default)]
+struct Desk {
+    job: Option<Job>,
+    outcome: Option<Outcome>,
 }
 
 impl Pipelines {
@@ -55,7 +53,7 @@ impl Pipelines {
     pub fn begin(self: &Arc<Self>, job: Job) -> Work {
         let kept = self.0.lock().pop();
         let pipeline = kept.unwrap_or_else(|| Pipeline::new(serve));
-        *pipeline.desk.lock() = Paper::Job(job);
+        pipeline.desk.lock().job = Some(job);
         pipeline.part.ring();
         Work { pipeline: Some(pipeline), home: self.clone() }
     }
@@ -79,10 +77,7 @@ impl Work {
                 Poll::Pending => {}
                 Poll::Ready(never) => match never {},
             }
-            take(desk, |paper| match paper {
-                Paper::Outcome(outcome) => Ok(outcome),
-                other => Err(other),
-            })
+            desk.lock().outcome.take().map_or(Poll::Pending, Poll::Ready)
         });
         if let Poll::Ready(_) = ended
             && let Some(pipeline) = self.pipeline.take()
@@ -105,7 +100,7 @@ impl Work {
     pub fn alone(work: impl Future<Output = Outcome> + Send + 'static) -> Work {
         let pipeline = Pipeline::new(|desk| async move {
             let outcome = work.await;
-            *desk.lock() = Paper::Outcome(outcome);
+            desk.lock().outcome = Some(outcome);
             std::future::pending().await
         });
         Work { pipeline: Some(pipeline), home: Arc::default() }
@@ -113,39 +108,25 @@ impl Work {
 }
 
 impl Pipeline {
-    fn new<F>(serve: impl FnOnce(Desk) -> F) -> Pipeline
+    fn new<F>(serve: impl FnOnce(Arc<Mutex<Desk>>) -> F) -> Pipeline
     where
         F: Future<Output = Infallible> + Send + 'static,
     {
-        let desk = Desk::new(Mutex::new(Paper::Nothing));
+        let desk = Arc::<Mutex<Desk>>::default();
         Pipeline { future: Box::pin(serve(desk.clone())), part: Part::new(), desk }
     }
 }
 
 /// Serves for ever.
-async fn serve(desk: Desk) -> Infallible {
+async fn serve(desk: Arc<Mutex<Desk>>) -> Infallible {
     loop {
         // Nobody is woken for a job: whoever leaves one polls.
-        let job = poll_fn(|_| {
-            take(&desk, |paper| match paper {
-                Paper::Job(job) => Ok(job),
-                other => Err(other),
-            })
-        });
-        let outcome = job.await.run().await;
-        *desk.lock() = Paper::Outcome(outcome);
-    }
-}
-
-/// Takes from a desk what is wanted; anything else stays.
-fn take<T>(desk: &Desk, wanted: impl FnOnce(Paper) -> Result<T, Paper>) -> Poll<T> {
-    let mut paper = desk.lock();
-    match wanted(std::mem::replace(&mut *paper, Paper::Nothing)) {
-        Ok(wanted) => Poll::Ready(wanted),
-        Err(other) => {
-            *paper = other;
-            Poll::Pending
-        }
+        let mut job = poll_fn(|_| desk.lock().job.take().map_or(Poll::Pending, Poll::Ready)).await;
+        let (outcome, rest) = job.run().await;
+        // The log line is written, and no drain waits for it any more.
+        drop(job);
+        exchange::settle(rest);
+        desk.lock().outcome = Some(outcome);
     }
 }
 

@@ -75,9 +75,14 @@ impl Alarm {
         self.state.lock().deadline
     }
 
+    /// The time, ns of the monotonic clock: one in each poll of what [`Alarm::over`] runs.
+    pub fn now_ns(&self) -> u64 {
+        self.progress.now_ns()
+    }
+
     /// From now on this is waited for. Gives what was waited for before.
     pub fn wait_for(&self, waiting: Waiting) -> Waiting {
-        self.wait_from(monotonic_ns(), waiting)
+        self.wait_from(self.now_ns(), waiting)
     }
 
     /// The same, since this time, unless something else was waited for later.
@@ -92,11 +97,20 @@ impl Alarm {
 
     /// Runs `work` until it is ready or a limit passes. It stays where it is pinned: taken by value
     /// it would stand here twice, and it is most of what an exchange takes of memory.
-    pub async fn over<F: Future>(&self, mut work: Pin<&mut F>) -> Result<F::Output, Expired> {
+    ///
+    /// The first poll is at this time, ns of the monotonic clock.
+    pub async fn over<F: Future>(
+        &self,
+        now_ns: u64,
+        mut work: Pin<&mut F>,
+    ) -> Result<F::Output, Expired> {
+        let mut first_ns = Some(now_ns);
         let mut armed_ns = self.look_ns.load(Relaxed);
         let mut timer = pin!(sleep_until(instant(armed_ns)));
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(output) = work.as_mut().poll(cx) {
+            let now_ns = first_ns.take().unwrap_or_else(monotonic_ns);
+            let polled = self.progress.polled(now_ns, || work.as_mut().poll(cx));
+            if let Poll::Ready(output) = polled {
                 return Poll::Ready(Ok(output));
             }
             // Bound: each round but the last moves the timer into the future.
@@ -186,10 +200,8 @@ fn after(now_ns: u64, time: Duration) -> u64 {
 }
 
 /// The timer's words for an instant of the monotonic clock.
-// Bound: a year ahead; the timer cannot be set to the end of time.
 fn instant(at_ns: u64) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 86_400);
-    Instant::now() + since(monotonic_ns(), at_ns).min(YEAR)
+    ringmain_upstream::instant(at_ns).into()
 }
 
 #[cfg(test)]
@@ -211,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_in_time_goes_through() {
         let alarm = alarm(Duration::MAX);
-        assert_eq!(alarm.over(pin!(async { 7 })).await, Ok(7));
+        assert_eq!(alarm.over(monotonic_ns(), pin!(async { 7 })).await, Ok(7));
     }
 
     #[test]
@@ -242,7 +254,7 @@ mod tests {
                 alarm.wait_for(waiting);
                 pending::<()>().await;
             };
-            assert_eq!(alarm.over(pin!(work)).await, Err(expired));
+            assert_eq!(alarm.over(monotonic_ns(), pin!(work)).await, Err(expired));
         }
     }
 
@@ -257,7 +269,7 @@ mod tests {
             Poll::<()>::Pending
         });
         let expired = Expired::Deadline(DeadlineOrigin::Total);
-        assert_eq!(alarm.over(pin!(work)).await, Err(expired));
+        assert_eq!(alarm.over(monotonic_ns(), pin!(work)).await, Err(expired));
     }
 
     /// A limit that is moved before it passes never goes off, and one that is made shorter does.
@@ -274,7 +286,7 @@ mod tests {
             assert_eq!(before, Waiting::Idle(200 * MS));
             pending::<()>().await;
         };
-        assert_eq!(alarm.over(pin!(work)).await, Err(Expired::Room(10 * MS)));
+        assert_eq!(alarm.over(monotonic_ns(), pin!(work)).await, Err(Expired::Room(10 * MS)));
         assert!(begun.elapsed() >= 60 * MS);
     }
 
@@ -298,7 +310,7 @@ mod tests {
         let expired = tokio::select! {
             biased;
             held = endpoint.send(call()) => panic!("{:?}", held.map(|answer| answer.status)),
-            expired = alarm.over(waits) => expired,
+            expired = alarm.over(monotonic_ns(), waits) => expired,
         };
         assert_eq!(expired, Err(Expired::Deadline(DeadlineOrigin::Total)));
     }
@@ -312,6 +324,9 @@ mod tests {
             alarm.set_deadline(Deadline::capped(monotonic_ns(), Some(1), 5 * MS));
             pending::<()>().await;
         };
-        assert_eq!(alarm.over(pin!(work)).await, Err(Expired::Deadline(DeadlineOrigin::Caller)));
+        assert_eq!(
+            alarm.over(monotonic_ns(), pin!(work)).await,
+            Err(Expired::Deadline(DeadlineOrigin::Caller))
+        );
     }
 }

@@ -6,7 +6,7 @@
 //! burst and is flushed at once; in a burst a frame is flushed after [`UNFLUSHED_NS_MAX`] at most,
 //! with which other tasks get their turn too, and a full lane ends the wait as well.
 //!
-//! The clock is read once per chunk.
+//! The clock is read once per chunk, and not for the first.
 
 use std::task::{Context, Poll};
 
@@ -21,9 +21,11 @@ const BURST_GAP_NS: u64 = 100_000;
 const UNFLUSHED_NS_MAX: u64 = 500_000;
 
 /// The state of one answer: whether its chunks come in a burst, and since when nothing was flushed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gather {
     is_burst: bool,
+    /// Nothing came yet.
+    is_new: bool,
     /// When the wait for the present chunk began.
     waits_ns: u64,
     /// When the first frame came that is not flushed.
@@ -35,6 +37,12 @@ pub(crate) struct Gather {
 }
 
 impl Gather {
+    /// Of an answer whose head has come by now, ns of the monotonic clock.
+    pub fn new(now_ns: u64) -> Gather {
+        let (is_burst, is_new, waits_ns) = (false, true, now_ns);
+        Gather { is_burst, is_new, waits_ns, unflushed_ns: now_ns, turn_ns: now_ns, now_ns }
+    }
+
     /// The next chunk, if it belongs to the same burst and is at hand. `None`: whoever reads is to
     /// be rung before anything is waited for.
     #[inline]
@@ -47,7 +55,9 @@ impl Gather {
             return None;
         }
         let Poll::Ready(chunk) = body.poll_chunk(cx) else { return None };
-        self.now_ns = monotonic_ns();
+        if let Ok(Some(_)) = &chunk {
+            self.now_ns = monotonic_ns();
+        }
         Some(chunk)
     }
 
@@ -58,16 +68,20 @@ impl Gather {
             tokio::task::yield_now().await;
             self.turn_ns = monotonic_ns();
         }
-        self.waits_ns = monotonic_ns();
+        if !self.is_new {
+            self.waits_ns = monotonic_ns();
+        }
     }
 
     fn is_due(&self) -> bool {
         self.now_ns.saturating_sub(self.unflushed_ns.min(self.turn_ns)) >= UNFLUSHED_NS_MAX
     }
 
-    /// It came.
-    pub fn came(&mut self) {
-        self.now_ns = monotonic_ns();
+    /// It came, in the poll of this time.
+    pub fn came(&mut self, polled_ns: u64) {
+        // The poll in which its wait began may be older than the wait.
+        let is_fresh = std::mem::take(&mut self.is_new) || polled_ns > self.waits_ns;
+        self.now_ns = if is_fresh { polled_ns } else { monotonic_ns() };
         self.is_burst = self.now_ns.saturating_sub(self.waits_ns) <= BURST_GAP_NS;
         self.unflushed_ns = self.now_ns;
         if !self.is_burst {

@@ -1,8 +1,9 @@
 //! What one exchange was: filled in along the pipeline, told in one log line.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ringmain_shm::monotonic_ns;
 use ringmain_upstream::Progress;
 use ringmain_wire::frame::Usage;
 use ringmain_wire::{Sent, Stage};
@@ -12,14 +13,15 @@ use crate::attempt::health::Running;
 
 /// Facts about an exchange; never its content.
 pub(crate) struct Record {
-    pub started: Instant,
+    /// When it began, ns of the monotonic clock.
+    pub started_ns: u64,
     pub route: String,
     pub endpoint: String,
     pub attempts: u16,
     /// HTTP status of the provider.
     pub status: Option<u16>,
     /// When the first content was written.
-    pub first_content: Option<Instant>,
+    pub first_content_ns: Option<u64>,
     /// Content frames written.
     pub frames: u64,
     /// Payload bytes of content frames written.
@@ -35,7 +37,7 @@ pub(crate) struct Record {
     /// What the limits of the route learn from.
     pub adaptive: Option<Arc<Adaptive>>,
     /// When the phase began that runs now, where limits learn from it.
-    pub phase_began: Instant,
+    pub phase_began_ns: u64,
     /// Longest time between two pieces of content, where limits learn from it.
     pub longest_gap: Option<Duration>,
     /// It was judged, and waits for its turn.
@@ -52,22 +54,22 @@ pub(crate) struct Record {
 
 impl Record {
     pub fn new() -> Record {
-        let started = Instant::now();
+        let started_ns = monotonic_ns();
         Record {
-            started,
+            started_ns,
             route: String::new(),
             endpoint: String::new(),
             attempts: 0,
             status: None,
-            first_content: None,
+            first_content_ns: None,
             frames: 0,
             bytes: 0,
             tokens: None,
-            progress: Progress::default(),
+            progress: Progress::new(started_ns),
             sent: Sent::No,
             running: None,
             adaptive: None,
-            phase_began: started,
+            phase_began_ns: started_ns,
             longest_gap: None,
             is_admitting: false,
             is_settled: false,
@@ -98,45 +100,54 @@ impl Record {
         self.tokens = None;
         self.produced = None;
         if self.adaptive.is_some() {
-            self.phase_began = Instant::now();
+            self.phase_began_ns = self.progress.now_ns();
         }
     }
 
     /// The head of a good answer came.
     pub fn had_head(&mut self) {
-        self.phase_is_over(Phase::Head);
+        self.phase_is_over(Phase::Head, self.progress.now_ns());
     }
 
     /// Content came, in the sense of retries and time limits: no mere sign of life.
     pub fn had_content(&mut self) {
-        let is_first = self.first_content.is_none();
-        self.first_content.get_or_insert_with(Instant::now);
+        let is_first = self.first_content_ns.is_none();
+        let now_ns = self.progress.now_ns();
+        self.first_content_ns.get_or_insert(now_ns);
         match is_first {
-            true => self.phase_is_over(Phase::FirstContent),
-            false => self.gap_is_over(),
+            true => self.phase_is_over(Phase::FirstContent, now_ns),
+            false => self.gap_is_over(now_ns),
         }
         if let Some(running) = self.running.as_mut().filter(|_| is_first) {
             running.had_content();
         }
     }
 
-    fn phase_is_over(&mut self, phase: Phase) {
+    fn phase_is_over(&mut self, phase: Phase, now_ns: u64) {
         if let Some(adaptive) = &self.adaptive {
-            let now = Instant::now();
-            adaptive.saw(phase, now.saturating_duration_since(self.phase_began));
-            self.phase_began = now;
+            adaptive.saw(phase, since(self.phase_began_ns, now_ns));
+            self.phase_began_ns = now_ns;
         }
     }
 
     /// One answer is one sample, its longest gap: a sample for each piece would be of the many
     /// that come together, and say nothing of the pauses between them.
-    fn gap_is_over(&mut self) {
+    fn gap_is_over(&mut self, now_ns: u64) {
         if self.adaptive.is_some() {
-            let now = Instant::now();
-            let gap = now.saturating_duration_since(self.phase_began);
+            let gap = since(self.phase_began_ns, now_ns);
             self.longest_gap = self.longest_gap.max(Some(gap));
-            self.phase_began = now;
+            self.phase_began_ns = now_ns;
         }
+    }
+
+    /// From its begin until this time of the monotonic clock.
+    pub fn until(&self, at_ns: u64) -> Duration {
+        since(self.started_ns, at_ns)
+    }
+
+    /// How long it has lasted by now.
+    pub fn lasted(&self) -> Duration {
+        self.until(monotonic_ns())
     }
 
     /// The exchange is over: what its limits learn of it as a whole.
@@ -159,6 +170,10 @@ impl Record {
         let told = if usage.total > 0 { usage.total } else { sum };
         self.tokens = (told > 0).then_some(told).or(self.tokens);
     }
+}
+
+fn since(then_ns: u64, now_ns: u64) -> Duration {
+    Duration::from_nanos(now_ns.saturating_sub(then_ns))
 }
 
 #[cfg(test)]

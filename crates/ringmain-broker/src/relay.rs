@@ -45,7 +45,7 @@ pub(crate) async fn run<E: Egress>(
     let Inbound { alarm, body, copy, copies, .. } = inbound;
     let mut holding = Holding::default();
     let mut relay = Relay::new(egress, record, head, limits, alarm);
-    let mut gather = Gather::default();
+    let mut gather = Gather::new(alarm.now_ns());
     alarm.wait_for(Waiting::FirstContent(limits.first_content));
     // Bound: the total limit of the exchange ends this loop from outside.
     loop {
@@ -78,7 +78,7 @@ pub(crate) async fn run<E: Egress>(
                 relay.egress.flush();
                 gather.waits().await;
                 let chunk = answer.body.chunk().await;
-                gather.came();
+                gather.came(alarm.now_ns());
                 chunk
             }
         };

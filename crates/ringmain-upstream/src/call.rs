@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use ringmain_shm::monotonic_ns;
 use ringmain_wire::{Flags, Mode, RequestHead, Sent, Stage};
 
+use crate::clock::Clock;
 use crate::memory::Account;
 
 /// One request to an endpoint.
@@ -56,7 +58,7 @@ impl<'a> Call<'a> {
 /// How far a request has come, for whoever puts a time limit around
 /// [`Endpoint::send`](crate::Endpoint::send) and has to say afterwards what is known. Clones share
 /// one state.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Progress(Arc<State>);
 
 #[derive(Debug)]
@@ -66,21 +68,27 @@ struct State {
     before: AtomicU8,
     attempts: AtomicU16,
     body_bytes: AtomicU64,
-    begun: Instant,
-    /// When something last changed, ns from `begun`.
+    /// When something last changed, ns of the monotonic clock.
     changed_ns: AtomicU64,
+    clock: Clock,
 }
 
-impl Default for State {
-    fn default() -> Self {
+impl State {
+    fn new(now_ns: u64) -> State {
         State {
             phase: AtomicU8::new(Phase::Connecting as u8),
             before: AtomicU8::new(Sent::No as u8),
             attempts: AtomicU16::new(0),
             body_bytes: AtomicU64::new(0),
-            begun: Instant::now(),
-            changed_ns: AtomicU64::new(0),
+            changed_ns: AtomicU64::new(now_ns),
+            clock: Clock::default(),
         }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress::new(monotonic_ns())
     }
 }
 
@@ -103,6 +111,21 @@ pub(crate) enum Phase {
 }
 
 impl Progress {
+    /// Nothing was asked yet, at this time of the monotonic clock.
+    pub fn new(now_ns: u64) -> Progress {
+        Progress(Arc::new(State::new(now_ns)))
+    }
+
+    /// The time, ns of the monotonic clock: while its observer polls, the one of that poll.
+    pub fn now_ns(&self) -> u64 {
+        self.0.clock.now_ns()
+    }
+
+    /// Runs one poll of the observer, in which everything happens at this time.
+    pub fn polled<T>(&self, now_ns: u64, poll: impl FnOnce() -> T) -> T {
+        self.0.clock.poll(now_ns, poll)
+    }
+
     /// The stage of the attempt: connect, send, await the head, await content.
     pub fn stage(&self) -> Stage {
         match self.0.phase.load(Relaxed) {
@@ -138,8 +161,8 @@ impl Progress {
 
     /// Time since a stage was reached or bytes of the body were taken.
     pub fn idle_for(&self) -> Duration {
-        let changed = Duration::from_nanos(self.0.changed_ns.load(Relaxed));
-        self.0.begun.elapsed().saturating_sub(changed)
+        let changed_ns = self.0.changed_ns.load(Relaxed);
+        Duration::from_nanos(monotonic_ns().saturating_sub(changed_ns))
     }
 
     /// For how long the endpoint has had something to answer and has not: since bytes of the
@@ -157,8 +180,7 @@ impl Progress {
     }
 
     fn changed(&self) {
-        let now_ns = u64::try_from(self.0.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.0.changed_ns.store(now_ns, Relaxed);
+        self.0.changed_ns.store(self.now_ns(), Relaxed);
     }
 
     /// Bytes of the body handed to the connection so far.

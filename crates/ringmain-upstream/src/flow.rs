@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Response;
 
 use crate::call::Progress;
+use crate::clock::instant;
 use crate::endpoint::failure;
 use crate::error::UpstreamError;
 use crate::framing::Framing;
@@ -70,7 +71,7 @@ impl Flow {
         let Some(lease) = self.lease.take() else { return };
         match is_whole {
             true if self.progress.body_bytes() < self.request_bytes => drop(lease),
-            true => lease.done(),
+            true => lease.done(instant(self.progress.now_ns())),
             false => lease.failed(None),
         }
     }

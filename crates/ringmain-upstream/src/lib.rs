@@ -12,6 +12,7 @@
 pub mod answer;
 pub mod body;
 pub mod call;
+mod clock;
 mod compress;
 pub mod config;
 pub mod decode;
@@ -33,6 +34,7 @@ pub mod sse;
 pub use answer::{Answer, AnswerBody};
 pub use body::Witness;
 pub use call::{Call, Progress};
+pub use clock::instant;
 pub use config::{
     ClientCert, Dialect, EndpointConfig, Http2, KeySource, Probe, Proxy, RequestEncoding, Stored,
     UsageSplice,

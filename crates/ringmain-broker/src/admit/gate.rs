@@ -59,7 +59,7 @@ impl Gate {
     /// Replaces the rules; those that stay keep their state.
     pub fn reload(&self, rules: Vec<LimitRule>) {
         self.0.state.lock().admission.reload(rules, monotonic_ns());
-        self.serve(Vec::new());
+        self.serve(monotonic_ns());
     }
 
     /// Whether tokens of such requests are counted anywhere.
@@ -68,13 +68,13 @@ impl Gate {
     }
 
     /// Takes for a request, waiting for its turn.
-    pub async fn pass(&self, ask: &Ask<'_>) -> Result<Grant, Refusal> {
+    pub async fn pass(&self, ask: &Ask<'_>, now_ns: u64) -> Result<Grant, Refusal> {
         // The lock is not held while this waits.
-        let mut waiting = match self.ask(ask)? {
+        let mut waiting = match self.ask(ask, now_ns)? {
             Asked::Granted(grant) => return Ok(grant),
             Asked::Waiting(waiting) => waiting,
         };
-        self.serve(Vec::new());
+        self.serve(now_ns);
         // The sender is dropped only by those who take this place out of the queue.
         let granted = (&mut waiting.granted).await;
         granted.map_err(|_| Refusal {
@@ -85,8 +85,8 @@ impl Gate {
     }
 
     /// Takes for a request that has somewhere else to go; waits for nothing.
-    pub fn pass_now(&self, ask: &Ask<'_>) -> Result<Grant, u64> {
-        let passed = self.0.state.lock().admission.ask_now(ask, monotonic_ns());
+    pub fn pass_now(&self, ask: &Ask<'_>, now_ns: u64) -> Result<Grant, u64> {
+        let passed = self.0.state.lock().admission.ask_now(ask, now_ns);
         passed.map(|hold| self.grant(hold))
     }
 
@@ -100,9 +100,8 @@ impl Gate {
         self.0.state.lock().admission.is_at_rest()
     }
 
-    fn ask<'a>(&'a self, ask: &Ask<'_>) -> Result<Asked<'a>, Refusal> {
+    fn ask<'a>(&'a self, ask: &Ask<'_>, now_ns: u64) -> Result<Asked<'a>, Refusal> {
         let mut state = self.0.state.lock();
-        let now_ns = monotonic_ns();
         match state.admission.ask(ask, now_ns) {
             Entry::Admitted(hold) => Ok(Asked::Granted(self.grant(hold))),
             Entry::Refused(refusal) => Err(refusal),
@@ -123,13 +122,18 @@ impl Gate {
         Grant { gate: self.clone(), hold: Some(hold), outcome: Outcome::Unsent }
     }
 
+    /// Lets in whoever may go now.
+    fn serve(&self, now_ns: u64) {
+        self.settle(None, now_ns);
+    }
+
     /// Settles what ended, then lets in whoever may go now. A grant whose receiver has just gone
     /// is one more that ended.
-    fn serve(&self, mut ended: Vec<(Hold, Outcome)>) {
+    fn settle(&self, ended: Option<(Hold, Outcome)>, now_ns: u64) {
+        let mut granted = self.settle_and_serve(ended, now_ns);
         // Bound: each round but the last found somebody in the queue who was gone, and took it out.
         loop {
-            let granted = self.settle_and_serve(ended);
-            ended = Vec::new();
+            let mut ended = Vec::new();
             for (wake, hold) in granted {
                 let sent = wake.send(self.grant(hold));
                 let gone = sent.err().and_then(|mut grant| grant.hold.take());
@@ -138,12 +142,16 @@ impl Gate {
             if ended.is_empty() {
                 return;
             }
+            granted = self.settle_and_serve(ended, monotonic_ns());
         }
     }
 
-    fn settle_and_serve(&self, ended: Vec<(Hold, Outcome)>) -> Vec<(oneshot::Sender<Grant>, Hold)> {
+    fn settle_and_serve(
+        &self,
+        ended: impl IntoIterator<Item = (Hold, Outcome)>,
+        now_ns: u64,
+    ) -> Vec<(oneshot::Sender<Grant>, Hold)> {
         let mut state = self.0.state.lock();
-        let now_ns = monotonic_ns();
         for (hold, outcome) in ended {
             state.admission.settle(hold, outcome, now_ns);
         }
@@ -186,7 +194,7 @@ impl Gate {
             let Some(due_ns) = due_ns else { return };
             let left = Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()));
             tokio::select! {
-                () = sleep_until(Instant::now() + left) => self.serve(Vec::new()),
+                () = sleep_until(Instant::now() + left) => self.serve(monotonic_ns()),
                 () = self.0.sooner.notified() => {}
             }
         }
@@ -200,6 +208,13 @@ enum Asked<'a> {
 }
 
 impl Grant {
+    /// What this was for ended so.
+    pub fn end(mut self, outcome: Outcome, now_ns: u64) {
+        if let Some(hold) = self.hold.take() {
+            self.gate.settle(Some((hold, outcome)), now_ns);
+        }
+    }
+
     /// The endpoint refused what this was for.
     pub fn refused(&self, retry_after_ns: Option<u64>) {
         if let Some(hold) = &self.hold {
@@ -212,7 +227,7 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take() {
-            self.gate.serve(vec![(hold, self.outcome)]);
+            self.gate.settle(Some((hold, self.outcome)), monotonic_ns());
         }
     }
 }
@@ -224,7 +239,7 @@ impl Drop for Waiting<'_> {
         // Dropped outside of the lock, like a grant that came before the channel was closed.
         if left.is_some() {
             // What was kept for it is there for others.
-            self.gate.serve(Vec::new());
+            self.gate.serve(monotonic_ns());
         }
     }
 }

@@ -25,6 +25,7 @@ mod estimate;
 mod gate;
 
 use ringmain_policy::{Ask, Outcome};
+use ringmain_shm::monotonic_ns;
 use ringmain_wire::{Code, Sent, Stage};
 
 use crate::failure::Failure;
@@ -76,17 +77,17 @@ pub(crate) async fn enter<'a>(candidate: Candidate<'a>, body: &Body) -> Permit<'
 impl Permit<'_> {
     /// Takes from every limit that an attempt at this endpoint falls under (`None`: a producer of
     /// this host), all or nothing, and waits for its turn in the queue if it has to. What an
-    /// earlier attempt held is given back first.
+    /// earlier attempt held is given back first. The time is one of the monotonic clock, in ns.
     ///
     /// Dropping the future leaves the queue.
     ///
     /// # Errors
     /// `RateLimited`, stage admit, sent no, with the time after which it might fit: at once when
     /// the turn would come after the deadline, or when too many wait.
-    pub async fn attempt(&mut self, endpoint: Option<&str>) -> Result<(), Failure> {
+    pub async fn attempt(&mut self, endpoint: Option<&str>, now_ns: u64) -> Result<(), Failure> {
         self.grant = None;
         let ask = self.ask(endpoint);
-        let grant = self.candidate.gate.pass(&ask).await.map_err(|refusal| {
+        let grant = self.candidate.gate.pass(&ask, now_ns).await.map_err(|refusal| {
             let whose = match refusal.limit.as_str() {
                 "" => String::new(),
                 limit => format!(" (limit of {limit})"),
@@ -105,9 +106,9 @@ impl Permit<'_> {
     ///
     /// # Errors
     /// When its turn might come here, ns of the monotonic clock.
-    pub fn attempt_now(&mut self, endpoint: Option<&str>) -> Result<(), u64> {
+    pub fn attempt_now(&mut self, endpoint: Option<&str>, now_ns: u64) -> Result<(), u64> {
         self.grant = None;
-        self.grant = Some(self.candidate.gate.pass_now(&self.ask(endpoint))?);
+        self.grant = Some(self.candidate.gate.pass_now(&self.ask(endpoint), now_ns)?);
         Ok(())
     }
 
@@ -125,10 +126,11 @@ impl Permit<'_> {
 
     /// The attempt ended before any content, and may have been seen upstream or not.
     pub fn failed(&mut self, sent: Sent) {
-        self.end(match sent {
+        let outcome = match sent {
             Sent::No => Outcome::Unsent,
             Sent::Maybe | Sent::Yes => Outcome::Failed,
-        });
+        };
+        self.end(outcome, monotonic_ns());
     }
 
     /// The endpoint answered 429: the attempt is over, and the rate of the endpoint goes down for
@@ -138,14 +140,15 @@ impl Permit<'_> {
         if let Some(grant) = &self.grant {
             grant.refused(retry_after_ms.map(|ms| ms.saturating_mul(1_000_000)));
         }
-        self.end(Outcome::Failed);
+        self.end(Outcome::Failed, monotonic_ns());
     }
 
     /// The attempt was answered, and is over. It used what the answer told, or else what was
     /// delivered of it; an answer that cost nobody anything is not believed.
     pub fn settle(&mut self, record: &Record) {
         let told = record.tokens.filter(|_| !record.is_free);
-        self.end(Outcome::Used(told.unwrap_or_else(|| self.tokens.used(record.bytes))));
+        let used = told.unwrap_or_else(|| self.tokens.used(record.bytes));
+        self.end(Outcome::Used(used), record.progress.now_ns());
     }
 
     /// The exchange is cut off, wherever it is.
@@ -158,15 +161,15 @@ impl Permit<'_> {
     /// The last attempt was relayed to its end, good or bad.
     pub fn close(&mut self, record: &Record, ended: &Result<Ended, Failure>) {
         match ended {
-            Err(failure) if record.first_content.is_none() => self.failed(failure.sent),
+            Err(failure) if record.first_content_ns.is_none() => self.failed(failure.sent),
             Ok(_) if record.status.is_some_and(|status| status >= 400) => self.failed(Sent::Yes),
             _ => self.settle(record),
         }
     }
 
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(mut grant) = self.grant.take() {
-            grant.outcome = outcome;
+    fn end(&mut self, outcome: Outcome, now_ns: u64) {
+        if let Some(grant) = self.grant.take() {
+            grant.end(outcome, now_ns);
         }
     }
 }

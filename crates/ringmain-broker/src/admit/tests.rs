@@ -42,7 +42,7 @@ async fn a_waiter_is_woken_when_its_turn_comes() {
     let started = monotonic_ns();
     for _ in 0..4 {
         let mut permit = permit(&gate).await;
-        permit.attempt(Some("a")).await.unwrap();
+        permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
         permit.sent();
         permit.settle(&Record::new());
     }
@@ -58,15 +58,18 @@ fn a_waiter_in_another_runtime_is_woken() {
     let gate = gate(LimitRule { route: Some("m".into()), requests, ..LimitRule::default() });
     runtime().block_on(async {
         let mut first = permit(&gate).await;
-        first.attempt(Some("a")).await.unwrap();
+        first.attempt(Some("a"), monotonic_ns()).await.unwrap();
         first.sent();
         first.settle(&Record::new());
         let mut second = permit(&gate).await;
-        let _ = timeout(Duration::ZERO, second.attempt(Some("a"))).await;
+        let _ = timeout(Duration::ZERO, second.attempt(Some("a"), monotonic_ns())).await;
     });
     runtime().block_on(async {
         let mut third = permit(&gate).await;
-        timeout(SOON, third.attempt(Some("a"))).await.expect("its turn comes").unwrap();
+        timeout(SOON, third.attempt(Some("a"), monotonic_ns()))
+            .await
+            .expect("its turn comes")
+            .unwrap();
     });
 }
 
@@ -76,15 +79,15 @@ async fn an_attempt_that_never_left_counts_as_nothing() {
     let gate = gate(LimitRule { route: Some("m".into()), requests, ..LimitRule::default() });
     for _ in 0..5 {
         let mut permit = permit(&gate).await;
-        permit.attempt(Some("a")).await.unwrap();
+        permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
         permit.sent();
         permit.failed(Sent::No);
-        permit.attempt(None).await.unwrap();
+        permit.attempt(None, monotonic_ns()).await.unwrap();
     }
     let level = |gate: &Gate| gate.gauges()[0].requests;
     assert_eq!(level(&gate), Some(2));
     let mut permit = permit(&gate).await;
-    permit.attempt(Some("a")).await.unwrap();
+    permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
     permit.sent();
     permit.failed(Sent::Maybe);
     assert_eq!(level(&gate), Some(1));
@@ -96,18 +99,18 @@ async fn tokens_are_reserved_and_settled() {
     let gate = gate(LimitRule { route: Some("m".into()), tokens, ..LimitRule::default() });
     let body = Body::Own(Bytes::from_static(br#"{"model":"m","max_tokens":300}"#));
     let mut permit = enter(candidate(&gate, SOON), &body).await;
-    permit.attempt(Some("a")).await.unwrap();
+    permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
     let level = |gate: &Gate| gate.gauges()[0].tokens;
     assert_eq!(level(&gate), Some(1000 - 308));
     permit.sent();
     permit.settle(&telling(50));
     assert_eq!(level(&gate), Some(950));
-    permit.attempt(Some("a")).await.unwrap();
+    permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
     permit.sent();
     let cut = Record { bytes: 160, ..Record::new() };
     permit.cut(&cut);
     assert_eq!(level(&gate), Some(950 - 8 - 40), "what was cut off counts with what was delivered");
-    permit.attempt(Some("a")).await.unwrap();
+    permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
     permit.sent();
     permit.settle(&Record { is_free: true, ..telling(1_000_000) });
     assert_eq!(level(&gate), Some(902 - 8), "a word that costs nothing is not believed");
@@ -118,11 +121,11 @@ async fn a_refusal_tells_when_to_come_again() {
     let requests = Some(Rate { per_minute: 6, burst: 1 });
     let gate = gate(LimitRule { route: Some("m".into()), requests, ..LimitRule::default() });
     let mut first = permit(&gate).await;
-    first.attempt(Some("a")).await.unwrap();
+    first.attempt(Some("a"), monotonic_ns()).await.unwrap();
     first.sent();
     let body = Body::Own(Bytes::new());
     let mut second = enter(candidate(&gate, Duration::from_secs(2)), &body).await;
-    let failure = second.attempt(Some("a")).await.unwrap_err();
+    let failure = second.attempt(Some("a"), monotonic_ns()).await.unwrap_err();
     assert_eq!((failure.code, failure.stage), (Code::RateLimited, Stage::Admit));
     assert_eq!(failure.sent, Sent::No);
     let wait_ms = failure.retry_after_ms.unwrap();
@@ -139,7 +142,7 @@ async fn a_place_comes_back_however_its_holder_ends() {
         let (told, mut holds) = tokio::sync::mpsc::channel(1);
         let task = tokio::spawn(async move {
             let mut permit = permit(&holder).await;
-            permit.attempt(Some("a")).await.unwrap();
+            permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
             permit.sent();
             told.send(()).await.unwrap();
             match how {
@@ -152,7 +155,7 @@ async fn a_place_comes_back_however_its_holder_ends() {
         holds.recv().await.unwrap();
         let mut next = permit(&gate).await;
         let waits = async {
-            let mut attempt = std::pin::pin!(next.attempt(Some("b")));
+            let mut attempt = std::pin::pin!(next.attempt(Some("b"), monotonic_ns()));
             if how == 3 {
                 assert!(timeout(Duration::from_millis(20), &mut attempt).await.is_err());
                 task.abort();
@@ -169,9 +172,9 @@ async fn a_place_comes_back_however_its_holder_ends() {
 async fn whoever_gives_up_waiting_leaves_the_queue() {
     let gate = gate(in_flight(1));
     let mut holder = permit(&gate).await;
-    holder.attempt(None).await.unwrap();
+    holder.attempt(None, monotonic_ns()).await.unwrap();
     let mut waits = permit(&gate).await;
-    assert!(timeout(Duration::from_millis(20), waits.attempt(None)).await.is_err());
+    assert!(timeout(Duration::from_millis(20), waits.attempt(None, monotonic_ns())).await.is_err());
     assert_eq!(gate.gauges()[0].waiting, 0);
     drop(holder);
     assert!(gate.is_at_rest());
@@ -183,12 +186,12 @@ async fn a_grant_may_end_outside_of_the_runtime() {
     let requests = Some(Rate { per_minute: 1200, burst: 1 });
     let gate = gate(LimitRule { requests, ..in_flight(1) });
     let mut holder = permit(&gate).await;
-    holder.attempt(Some("a")).await.unwrap();
+    holder.attempt(Some("a"), monotonic_ns()).await.unwrap();
     holder.sent();
     let grant = holder.grant.take();
     let mut next = permit(&gate).await;
     let waits = async {
-        let mut attempt = std::pin::pin!(next.attempt(Some("a")));
+        let mut attempt = std::pin::pin!(next.attempt(Some("a"), monotonic_ns()));
         assert!(timeout(Duration::from_millis(5), &mut attempt).await.is_err());
         std::thread::spawn(move || drop(grant)).join().unwrap();
         attempt.await
@@ -210,7 +213,7 @@ async fn nothing_leaks_from_a_storm_of_cancels() {
         handles.push(tasks.spawn(async move {
             let mut permit = permit(&gate).await;
             for _ in 0..3 {
-                permit.attempt(Some("a")).await.unwrap();
+                permit.attempt(Some("a"), monotonic_ns()).await.unwrap();
                 permit.sent();
                 tokio::time::sleep(Duration::from_micros(n % 7 * 300)).await;
                 match n % 4 {

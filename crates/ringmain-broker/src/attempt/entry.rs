@@ -33,16 +33,17 @@ pub(super) async fn enter(
     // Bound: each round takes one target out, and those without room come back only when one is
     // shut for good.
     loop {
-        let (index, waits) = match (plan.best(shut | full), soonest) {
-            (Ok(index), _) => (index, full == 0 && !plan.has_other(Some(index), shut)),
+        let now_ns = inbound.alarm.now_ns();
+        let (index, waits) = match (plan.best(shut | full, now_ns), soonest) {
+            (Ok(index), _) => (index, full == 0 && !plan.has_other(Some(index), shut, now_ns)),
             (Err(_), Some((_, index))) => (index, true),
             (Err(wait), None) => return Err(plan.resting(wait)),
         };
         let target = route.target(index);
         pipeline::keep_to_the_body(inbound, target)?;
         if waits {
-            permit.attempt(name_of(target)).await?;
-        } else if let Err(due_ns) = permit.attempt_now(name_of(target)) {
+            permit.attempt(name_of(target), now_ns).await?;
+        } else if let Err(due_ns) = permit.attempt_now(name_of(target), now_ns) {
             full |= 1 << index;
             // Of equals the one that came first: it is the better one.
             if soonest.is_none_or(|(soonest_ns, _)| due_ns < soonest_ns) {
@@ -50,7 +51,7 @@ pub(super) async fn enter(
             }
             continue;
         }
-        match plan.leave(index) {
+        match plan.leave(index, inbound.alarm.now_ns()) {
             Ok(running) => return Ok(Pick { index, running }),
             Err(_) => {
                 permit.failed(Sent::No);

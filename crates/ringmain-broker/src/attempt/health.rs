@@ -162,7 +162,7 @@ impl State {
 impl Running {
     /// The request goes out, and this is how far it comes.
     pub fn begin(&mut self, progress: Progress) {
-        self.began = Some((monotonic_ns(), progress));
+        self.began = Some((progress.now_ns(), progress));
         self.health.known.pending.fetch_add(1, Relaxed);
     }
 
@@ -221,12 +221,12 @@ impl Running {
 
     /// Once: how long it took, and now.
     fn judge(&mut self) -> Option<(Duration, u64)> {
-        let (began_ns, _) = self.began.as_ref()?;
+        let (began_ns, progress) = self.began.as_ref()?;
         if std::mem::replace(&mut self.is_judged, true) {
             return None;
         }
         self.health.known.pending.fetch_sub(1, Relaxed);
-        let now_ns = monotonic_ns();
+        let now_ns = progress.now_ns();
         Some((Duration::from_nanos(now_ns.saturating_sub(*began_ns)), now_ns))
     }
 }

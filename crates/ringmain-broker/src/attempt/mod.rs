@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
-use ringmain_shm::monotonic_ns;
 use ringmain_upstream::{Answer, Call, Endpoint, Progress};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Mode, Sent};
@@ -202,8 +201,9 @@ impl<E: Egress> Course<'_, '_, E> {
     /// and what failed is passed on.
     async fn next(&mut self, plan: &mut Plan, failed: &mut Failed) -> Option<Pick> {
         self.inbound.alarm.wait_for(Waiting::Nothing);
-        let left = self.inbound.alarm.deadline().left(monotonic_ns());
-        let then = plan.next(failed.fault(), failed.hints(), left);
+        let now_ns = self.inbound.alarm.now_ns();
+        let left = self.inbound.alarm.deadline().left(now_ns);
+        let then = plan.next(failed.fault(), failed.hints(), left, now_ns);
         if matches!(then, Then::PassOn) {
             return None;
         }

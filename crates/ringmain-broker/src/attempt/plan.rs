@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ringmain_policy::balance::{draw, is_cheaper};
 use ringmain_policy::retry::{Fault, Hints, Next, RetryPolicy, Standing};
-use ringmain_shm::monotonic_ns;
 use ringmain_wire::{Code, Stage};
 
 use super::health::Running;
@@ -54,7 +53,7 @@ impl Plan {
     }
 
     /// What follows a failed attempt; `left` is the time until the deadline.
-    pub fn next(&mut self, fault: Fault, hints: Hints, left: Duration) -> Then {
+    pub fn next(&mut self, fault: Fault, hints: Hints, left: Duration, now_ns: u64) -> Then {
         let mut standing = Standing {
             is_idempotent: self.is_idempotent,
             made: self.made,
@@ -64,7 +63,7 @@ impl Plan {
         };
         let random = self.random();
         if self.policy.next(fault, hints, standing, random) == Next::Elsewhere
-            && self.has_other(None, 0)
+            && self.has_other(None, 0, now_ns)
         {
             return Then::Ask;
         }
@@ -92,8 +91,7 @@ impl Plan {
     /// The best target that was not tried and is not among those `passed` over, of the first tier
     /// that has one; else the shortest time until one of those may be asked. Nothing is taken of
     /// its endpoint: what it gives is asked for when everything else is there.
-    pub fn best(&mut self, passed: u64) -> Result<usize, Option<Duration>> {
-        let now_ns = monotonic_ns();
+    pub fn best(&mut self, passed: u64, now_ns: u64) -> Result<usize, Option<Duration>> {
         let mut refused = self.tried | passed;
         let mut wait = None;
         // Bound: each round takes one target out.
@@ -112,8 +110,7 @@ impl Plan {
 
     /// Whether a target other than this one may be asked that was not tried and is not `passed`
     /// over.
-    pub fn has_other(&self, than: Option<usize>, passed: u64) -> bool {
-        let now_ns = monotonic_ns();
+    pub fn has_other(&self, than: Option<usize>, passed: u64, now_ns: u64) -> bool {
         let shut = self.tried | passed;
         let open = |index: &usize| Some(*index) != than && shut & (1 << index) == 0;
         self.route.indices().filter(open).any(|index| {
@@ -123,9 +120,9 @@ impl Plan {
     }
 
     /// The leave of the endpoint of a target, for the next attempt; producers need none.
-    pub fn leave(&self, index: usize) -> Result<Option<Running>, Duration> {
+    pub fn leave(&self, index: usize, now_ns: u64) -> Result<Option<Running>, Duration> {
         let health = self.route.target(index).health();
-        health.map(|health| health.leave(self.uid, self.made > 0, monotonic_ns())).transpose()
+        health.map(|health| health.leave(self.uid, self.made > 0, now_ns)).transpose()
     }
 
     pub fn route(&self) -> &Arc<Served> {
@@ -169,11 +166,14 @@ impl Plan {
 mod tests {
     use super::*;
     use ringmain_policy::breaker::BreakerRule;
+    use ringmain_shm::monotonic_ns;
     use ringmain_upstream::{Endpoint, EndpointConfig, Progress};
 
     use crate::allow::Identity;
     use crate::routes::{Route, RouteTable, Target};
     use crate::rules::{EndpointRules, Rules};
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     /// A route of these endpoints, by name, weight and tier, whose breakers open at once.
     fn route(targets: &[(&str, u32, u16)]) -> Arc<Served> {
@@ -210,7 +210,8 @@ mod tests {
     #[test]
     fn equals_take_turns_by_weight() {
         let route = route(&[("a", 3, 0), ("b", 1, 0)]);
-        let picked: Vec<_> = (0..40).map(|seed| plan(&route, seed).best(0).unwrap()).collect();
+        let picked: Vec<_> =
+            (0..40).map(|seed| plan(&route, seed).best(0, monotonic_ns()).unwrap()).collect();
         assert_eq!(picked.iter().filter(|index| **index == 0).count(), 30);
     }
 
@@ -222,7 +223,7 @@ mod tests {
             (0..8).map(|_| health.leave(7, false, monotonic_ns()).ok().unwrap()).collect();
         held.iter_mut().for_each(|running| running.begin(Progress::default()));
         for seed in 0..20 {
-            assert_eq!(plan(&route, seed).best(0), Ok(1));
+            assert_eq!(plan(&route, seed).best(0, monotonic_ns()), Ok(1));
         }
     }
 
@@ -232,7 +233,7 @@ mod tests {
         ends(&route, 0, Running::was_busy);
         ends(&route, 1, Running::had_content);
         for seed in 0..20 {
-            assert_eq!(plan(&route, seed).best(0), Ok(1));
+            assert_eq!(plan(&route, seed).best(0, monotonic_ns()), Ok(1));
         }
     }
 
@@ -240,22 +241,22 @@ mod tests {
     fn tiers_come_one_after_the_other_and_resting_ones_are_passed_over() {
         let route = route(&[("a", 1, 0), ("b", 1, 1), ("c", 1, 2)]);
         let mut asked = plan(&route, 7);
-        assert_eq!(asked.best(0), Ok(0));
+        assert_eq!(asked.best(0, monotonic_ns()), Ok(0));
         asked.makes(0);
         ends(&route, 1, Running::failed);
         let fault = Fault::Refused { status: 503 };
-        let then = asked.next(fault, Hints::default(), Duration::from_secs(60));
+        let then = asked.next(fault, Hints::default(), MINUTE, monotonic_ns());
         assert!(matches!(then, Then::Ask));
-        assert_eq!(asked.best(0), Ok(2), "b is resting");
+        assert_eq!(asked.best(0, monotonic_ns()), Ok(2), "b is resting");
         asked.makes(2);
-        let then = asked.next(fault, Hints::default(), Duration::from_secs(60));
+        let then = asked.next(fault, Hints::default(), MINUTE, monotonic_ns());
         assert!(matches!(then, Then::Wait(_)), "all were asked");
         // None has leave any more.
         ends(&route, 0, Running::failed);
         ends(&route, 2, Running::failed);
         asked.again();
-        assert!(asked.best(0).is_err());
-        let resting = plan(&route, 8).best(0).unwrap_err();
+        assert!(asked.best(0, monotonic_ns()).is_err());
+        let resting = plan(&route, 8).best(0, monotonic_ns()).unwrap_err();
         let failure = asked.resting(resting);
         assert_eq!((failure.code, failure.stage), (Code::EndpointUnavailable, Stage::Admit));
         assert!(failure.retry_after_ms.is_some_and(|ms| ms > 3000 && ms <= 5000));
@@ -265,9 +266,9 @@ mod tests {
     fn no_leave_is_taken_that_is_not_used() {
         let route = route(&[("a", 1, 0), ("b", 1, 1)]);
         let mut asked = plan(&route, 1);
-        let first = asked.best(0).unwrap();
+        let first = asked.best(0, monotonic_ns()).unwrap();
         asked.makes(first);
-        let then = asked.next(Fault::Final, Hints::default(), Duration::from_secs(60));
+        let then = asked.next(Fault::Final, Hints::default(), MINUTE, monotonic_ns());
         assert!(matches!(then, Then::PassOn));
         assert_eq!(route.target(1).health().unwrap().condition().retries, 0);
     }

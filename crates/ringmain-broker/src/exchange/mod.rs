@@ -213,7 +213,7 @@ impl Exchange {
             let stop = &self.stop;
             let mut stopped = pin!(stop.requested());
             let work = pin!(pipeline::run(inbound, egress, &mut self.record));
-            let mut work = pin!(alarm.over(work));
+            let mut work = pin!(alarm.over(started_ns, work));
             poll_fn(|cx| {
                 // A stop goes before what is ready.
                 if !stop.is_requested()

@@ -43,7 +43,7 @@ impl Record {
                 (self.progress.stage(), sent)
             }
         };
-        match self.first_content {
+        match self.first_content_ns {
             Some(_) => (Stage::Relay, Sent::Yes),
             None => (stage, sent.max(self.sent)),
         }
@@ -94,7 +94,7 @@ impl Record {
         // One that was ended from outside has not come to tell of its last requests.
         self.attempts = self.attempts.max(self.progress.attempts());
         if let Some(mut running) = self.running.take() {
-            verdict::charge_end(&failure, &mut running, self.started.elapsed());
+            verdict::charge_end(&failure, &mut running, self.lasted());
         }
         failure
     }
@@ -108,7 +108,6 @@ impl Record {
             false => broker.lines().leave(origin.uid, Subject::Exchange),
         };
         let Some(Leave { suppressed }) = leave else { return };
-        let since = |at: std::time::Instant| at.saturating_duration_since(self.started);
         tracing::info!(
             %id,
             uid = origin.uid,
@@ -120,10 +119,10 @@ impl Record {
             attempts = self.attempts,
             status = self.status,
             code = code.map_or("ok", Code::name),
-            ttfc_us = self.first_content.map(|at| since(at).as_micros() as u64),
+            ttfc_us = self.first_content_ns.map(|at_ns| self.until(at_ns).as_micros() as u64),
             deltas = self.frames,
             bytes = self.bytes,
-            duration_us = self.started.elapsed().as_micros() as u64,
+            duration_us = self.lasted().as_micros() as u64,
             "exchange"
         );
     }

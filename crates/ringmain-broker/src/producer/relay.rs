@@ -158,7 +158,7 @@ impl Source<'_> {
 
 /// A failure as far as the exchange has come.
 fn failure(code: Code, record: &Record, text: String) -> Failure {
-    let (stage, sent) = match record.first_content {
+    let (stage, sent) = match record.first_content_ns {
         Some(_) => (Stage::Relay, Sent::Yes),
         None => record.produced.unwrap_or((Stage::AwaitHead, Sent::Maybe)),
     };

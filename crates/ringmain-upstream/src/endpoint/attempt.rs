@@ -14,6 +14,7 @@ use super::{Endpoint, failure, head};
 use crate::answer::Answer;
 use crate::body::RequestBody;
 use crate::call::{Call, Phase};
+use crate::clock::instant;
 use crate::compress::{Coding, Trial};
 use crate::error::UpstreamError;
 use crate::pool::{AnswerStream, Broken, Lease, NoPlace};
@@ -66,7 +67,7 @@ impl Endpoint {
         let mut rounds = 0;
         // Bound: `ROUNDS_MAX` connections, and one more.
         loop {
-            let mut lease = self.place(call.uid).await?;
+            let mut lease = self.place(call).await?;
             call.progress.reach(Phase::Connecting);
             let error = match self.execute(call, &sending, &mut lease).await? {
                 Ok(response) => {
@@ -157,8 +158,9 @@ impl Endpoint {
         error
     }
 
-    async fn place(&self, uid: u32) -> Result<Lease, UpstreamError> {
-        self.pool.acquire(uid).await.map_err(|none| match none {
+    async fn place(&self, call: &Call<'_>) -> Result<Lease, UpstreamError> {
+        let now = instant(call.progress.now_ns());
+        self.pool.acquire(call.uid, now).await.map_err(|none| match none {
             NoPlace::NotMade(error) => *error,
             none => {
                 let message = format!("endpoint {}: {none}", self.config.name);

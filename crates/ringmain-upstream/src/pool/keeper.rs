@@ -105,7 +105,7 @@ async fn keep(pool: Weak<Shared>, wake: Arc<Notify>) {
 async fn connect(mut lease: Lease) -> bool {
     let is_ready = lease.ready().await.is_ok() && lease.is_open().await;
     match is_ready {
-        true => lease.done(),
+        true => lease.done(Instant::now()),
         false => drop(lease),
     }
     is_ready

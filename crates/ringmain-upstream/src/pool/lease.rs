@@ -44,6 +44,8 @@ pub(crate) struct Lease {
     id: SlotId,
     slot: Arc<Slot>,
     end: End,
+    /// When it ended, if that is known.
+    ended_at: Option<Instant>,
     /// How long the connection was unused before; `None` if it had served nothing yet.
     unused: Option<Duration>,
     /// Whether anything came back.
@@ -72,8 +74,8 @@ impl Lease {
         slot: Arc<Slot>,
         unused: Option<Duration>,
     ) -> Lease {
-        let (end, answered, opened, stream) = (End::Unused, false, None, None);
-        Lease { pool, id, slot, end, unused, answered, opened, stream }
+        let (end, ended_at, answered, opened, stream) = (End::Unused, None, false, None, None);
+        Lease { pool, id, slot, end, ended_at, unused, answered, opened, stream }
     }
 
     /// Waits for the connection, which is made now if it does not stand yet.
@@ -228,9 +230,9 @@ impl Lease {
         line.is_open().await
     }
 
-    /// The answer was read to its end.
-    pub fn done(mut self) {
-        self.end = End::Done;
+    /// The answer was read to its end, now.
+    pub fn done(mut self, now: Instant) {
+        (self.end, self.ended_at) = (End::Done, Some(now));
     }
 
     /// The request failed: with its connection, or alone.
@@ -338,7 +340,7 @@ impl Drop for Lease {
         {
             cause = Some(Cause::ClosedByPeer);
         }
-        self.pool.clone().leave(self.id, cause);
+        self.pool.leave(self.id, cause, self.ended_at.unwrap_or_else(Instant::now));
         if self.end != End::Unused {
             self.follow();
         }

@@ -144,9 +144,9 @@ impl Pool {
         })))
     }
 
-    /// A place for one request of a uid; it waits for one if need be. Cancel-safe.
-    pub async fn acquire(&self, uid: u32) -> Result<Lease, NoPlace> {
-        let turn = match self.0.take(uid) {
+    /// A place for one request of a uid, now; it waits for one if need be. Cancel-safe.
+    pub async fn acquire(&self, uid: u32, now: Instant) -> Result<Lease, NoPlace> {
+        let turn = match self.0.take(uid, now) {
             Ok(lease) => return Ok(lease),
             Err(turn) => turn?,
         };
@@ -179,8 +179,8 @@ impl Shared {
     fn take(
         self: &Arc<Shared>,
         uid: u32,
+        now: Instant,
     ) -> Result<Lease, Result<oneshot::Receiver<Result<Lease, NoPlace>>, NoPlace>> {
-        let now = Instant::now();
         let mut gone = Gone::new();
         let pick = {
             let mut state = self.state.lock();
@@ -233,8 +233,7 @@ impl Shared {
     }
 
     /// A request has left its place; with a cause the slot takes no other.
-    fn leave(self: &Arc<Shared>, id: SlotId, cause: Option<Cause>) {
-        let now = Instant::now();
+    fn leave(self: &Arc<Shared>, id: SlotId, cause: Option<Cause>, now: Instant) {
         self.change(now, |state, gone| {
             if let Some(cause) = cause {
                 gone.extend(state.roster.retire(id, cause));

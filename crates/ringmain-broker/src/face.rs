@@ -102,7 +102,7 @@ pub struct Ended {
     /// wrong. All frames before it were pushed.
     pub verdict: Result<Vec<u8>, Failure>,
     /// With the uid whose answer it is.
-    rest: Option<(AnswerBody, u32)>,
+    rest: Option<(Box<AnswerBody>, u32)>,
 }
 
 /// Charges memory to the uid of an exchange, which may be over meanwhile.

@@ -26,21 +26,22 @@ use crate::record::Record;
 pub(crate) struct Ended {
     /// The payload of the END frame.
     pub payload: Vec<u8>,
-    /// What is left of an endpoint's answer: to be settled once the caller has its END.
-    pub rest: Option<AnswerBody>,
+    /// What is left of an endpoint's answer: to be settled once the caller has its END. Most often
+    /// nothing is, so it lies apart.
+    pub rest: Option<Box<AnswerBody>>,
 }
 
 /// Relays an answer to its end. Until its first content nothing of it is written, and a failure
 /// leaves the caller as if it had never been asked for.
 pub(crate) async fn run<E: Egress>(
-    mut answer: Answer,
+    answer: &mut Answer,
     limits: &ExchangeLimits,
     inbound: &mut Inbound<'_>,
     egress: &mut E,
     record: &mut Record,
 ) -> Result<Ended, Failure> {
-    is_final(&answer)?;
-    let head = head_payload(&answer, inbound, record);
+    is_final(answer)?;
+    let head = head_payload(answer, inbound, record);
     let mut decoder = answer.decoder();
     let Inbound { alarm, body, copy, copies, .. } = inbound;
     let mut holding = Holding::default();
@@ -64,7 +65,9 @@ pub(crate) async fn run<E: Egress>(
             relay.egress.release_request();
         }
         if decoder.is_ended() {
-            return relay.end(&decoder, left_of(answer.body).await).await;
+            let rest = left_of(&mut answer.body).await;
+            let payload = relay.end(&decoder).await?;
+            return Ok(Ended { payload, rest });
         }
         holding.grows_to(decoder.held_bytes() + answer.body.held_bytes(), copies)?;
         if relay.egress.is_filling() {
@@ -221,37 +224,33 @@ impl<'a, E: Egress> Relay<'a, E> {
         room
     }
 
-    async fn end(self, decoder: &Decoder, rest: Option<AnswerBody>) -> Result<Ended, Failure> {
+    async fn end(&mut self, decoder: &Decoder) -> Result<Vec<u8>, Failure> {
         let Verdict::Ended(frame) = decoder.verdict() else {
             let text = "the end of the answer was lost";
             return Err(Failure::while_sent(Code::Internal, Stage::Relay, Sent::Yes, text.into()));
         };
-        self.finish(frame, rest).await
+        self.finish(frame).await
     }
 
     /// The good end, which the caller of the pipeline writes: HEAD, if it was not needed before,
     /// and the payload of END.
-    pub async fn finish(
-        mut self,
-        mut frame: EndFrame<'_>,
-        rest: Option<AnswerBody>,
-    ) -> Result<Ended, Failure> {
+    pub async fn finish(&mut self, mut frame: EndFrame<'_>) -> Result<Vec<u8>, Failure> {
         self.settle().await?;
         frame.bytes = self.record.bytes;
         let mut payload = Vec::with_capacity(64);
         frame.encode(&mut payload);
-        Ok(Ended { payload, rest })
+        Ok(payload)
     }
 }
 
 /// What has not come yet of the end of an answer. Mostly all has: then its connection is free
 /// before its caller has the END, and serves the next request.
-async fn left_of(mut body: AnswerBody) -> Option<AnswerBody> {
+async fn left_of(body: &mut AnswerBody) -> Option<Box<AnswerBody>> {
     let is_over = {
         let mut settling = pin!(body.settle());
         poll_fn(|cx| Poll::Ready(settling.as_mut().poll(cx).is_ready())).await
     };
-    (!is_over).then_some(body)
+    (!is_over).then(|| Box::new(body.take()))
 }
 
 /// Nobody asked for another protocol, so an interim status is not the head of an answer.

@@ -48,9 +48,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The decoder for this answer; feed it what [`AnswerBody::chunk`] gives.
-    pub fn decoder(&self) -> Decoder {
-        Decoder::new(self.reading.clone())
+    /// The decoder for this answer; feed it what [`AnswerBody::chunk`] gives. Once: it takes along
+    /// what nobody else has to know.
+    pub fn decoder(&mut self) -> Decoder {
+        let DecoderConfig { path, content_type, .. } = &mut self.reading;
+        let (path, content_type) = (std::mem::take(path), std::mem::take(content_type));
+        Decoder::new(DecoderConfig { path, content_type, ..self.reading })
     }
 
     /// Puts our own words in the place of those of a refused credential: a provider may repeat a
@@ -122,19 +125,28 @@ type Chunk = Result<Option<Bytes>, UpstreamError>;
 pub struct AnswerBody {
     /// Until its end.
     flow: Option<Flow>,
-    expander: Option<Expander>,
+    /// Most answers need none, so it lies apart.
+    expander: Option<Box<Expander>>,
     /// Bytes that were looked at before they were asked for.
     peeked: Bytes,
     /// How the body broke: an error once is an error for ever, whoever met it first.
-    broken: Option<UpstreamError>,
+    broken: Option<Box<UpstreamError>>,
     /// Puts what comes into the words of a caller of another API.
     translator: Option<Box<Translator>>,
 }
 
 impl AnswerBody {
     pub(crate) fn new(flow: Flow, expander: Option<Expander>) -> AnswerBody {
-        let (flow, peeked) = (Some(flow), Bytes::new());
-        AnswerBody { flow, expander, peeked, broken: None, translator: None }
+        let (flow, expander) = (Some(flow), expander.map(Box::new));
+        AnswerBody { flow, expander, peeked: Bytes::new(), broken: None, translator: None }
+    }
+
+    /// What is left of it; this one is over.
+    #[must_use]
+    pub fn take(&mut self) -> AnswerBody {
+        let (expander, peeked) = (self.expander.take(), std::mem::take(&mut self.peeked));
+        let (broken, translator) = (self.broken.take(), self.translator.take());
+        AnswerBody { flow: self.flow.take(), expander, peeked, broken, translator }
     }
 
     /// From now on the body comes translated.
@@ -200,11 +212,11 @@ impl AnswerBody {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.peeked))));
         }
         if let Some(error) = &self.broken {
-            return Poll::Ready(Err(error.clone()));
+            return Poll::Ready(Err(UpstreamError::clone(error)));
         }
         let chunk = ready!(self.poll_read(cx));
         if let Err(error) = &chunk {
-            self.broken = Some(error.clone());
+            self.broken = Some(Box::new(error.clone()));
         }
         Poll::Ready(chunk)
     }
@@ -220,7 +232,7 @@ impl AnswerBody {
             let Some(flow) = &mut self.flow else { return Poll::Ready(Ok(None)) };
             let Some(bytes) = ready!(flow.poll_chunk(cx))? else {
                 self.flow = None;
-                self.expander.as_ref().map_or(Ok(()), Expander::end)?;
+                self.expander.as_ref().map_or(Ok(()), |expander| expander.end())?;
                 continue;
             };
             match &mut self.expander {

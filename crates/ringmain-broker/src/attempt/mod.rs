@@ -115,7 +115,7 @@ impl<E: Egress> Course<'_, '_, E> {
                 return Err(Failed::Refused(Box::new(answer)));
             }
         }
-        Ok(self.relay(answer, limits).await?)
+        Ok(self.relay(&mut answer, limits).await?)
     }
 
     /// Sends the request to an endpoint and waits for the head of its answer.
@@ -146,7 +146,11 @@ impl<E: Egress> Course<'_, '_, E> {
         Ok(answer)
     }
 
-    async fn relay(&mut self, answer: Answer, limits: &ExchangeLimits) -> Result<Ended, Failure> {
+    async fn relay(
+        &mut self,
+        answer: &mut Answer,
+        limits: &ExchangeLimits,
+    ) -> Result<Ended, Failure> {
         let Course { permit, inbound, egress, record, .. } = self;
         let ended = relay::run(answer, limits, inbound, *egress, record).await;
         if ended.is_ok() || record.is_settled {
@@ -189,8 +193,8 @@ impl<E: Egress> Course<'_, '_, E> {
     async fn pass_on(&mut self, failed: Failed, limits: &ExchangeLimits) -> Result<Ended, Failure> {
         match failed {
             Failed::Lost(failure) => Err(failure),
-            Failed::Refused(answer) => {
-                let ended = self.relay(*answer, limits).await;
+            Failed::Refused(mut answer) => {
+                let ended = self.relay(&mut answer, limits).await;
                 self.permit.failed(Sent::Yes);
                 ended
             }

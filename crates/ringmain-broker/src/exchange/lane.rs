@@ -1,6 +1,7 @@
 //! Exchanges of a session: begun by the session's task, carried by a task of their own, answered on
 //! their lane.
 
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
@@ -69,12 +70,18 @@ pub(crate) fn start(
     let origin = Origin::of_session(session);
     match Exchange::begin(broker, origin, Some(session), id, stop) {
         Ok(exchange) => {
-            // Ten kilobytes, which the runtime would copy on their way in and at their end.
-            tokio::spawn(Box::pin(run(exchange, session.clone(), request, egress)));
+            tokio::spawn(in_place(|| run(exchange, session.clone(), request, egress)));
         }
         Err(failure) => egress.finish(Kind::Error, &failure.payload(id, 0, 0)),
     }
     Ok(())
+}
+
+/// A future in memory of its own, made where it is to stay: the runtime would copy its ten kilobytes
+/// on their way in and at their end, and a box that is made around it once.
+fn in_place<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
 }
 
 /// The task of an exchange.

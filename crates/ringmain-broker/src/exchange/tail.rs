@@ -22,7 +22,7 @@ static TAILS: Tails = Tails::new(TAILS_MAX, TAILS_PER_UID_MAX);
 
 /// Reads the rest of an answer whose caller has its END, so that its connection can be used again;
 /// beyond the bounds the connection is dropped instead.
-pub(crate) async fn settle(mut rest: AnswerBody, uid: u32) {
+pub(crate) async fn settle(mut rest: Box<AnswerBody>, uid: u32) {
     settle_among(&TAILS, uid, rest.settle()).await;
 }
 

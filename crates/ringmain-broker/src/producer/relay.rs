@@ -87,7 +87,10 @@ impl Source<'_> {
                 }
                 // A HEAD that is not the first frame was refused by the judge.
                 Part::Begun | Part::Head(_) => {}
-                Part::End(frame) => return relay.finish(frame, None).await,
+                Part::End(frame) => {
+                    let payload = relay.finish(frame).await?;
+                    return Ok(Ended { payload, rest: None });
+                }
                 Part::Error(frame) => return Err(failure_of(&frame, relay.record)),
             }
             in_turn += 1;

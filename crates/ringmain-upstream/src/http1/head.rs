@@ -26,14 +26,11 @@ pub(super) fn write<B>(out: &mut Vec<u8>, request: &Request<B>, length: Option<u
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     let uri = request.uri();
-    match (uri.scheme(), uri.authority()) {
+    if let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) {
         // To a proxy.
-        (Some(scheme), Some(authority)) => {
-            for part in [scheme.as_str(), "://", authority.as_str()] {
-                out.extend_from_slice(part.as_bytes());
-            }
+        for part in [scheme.as_str(), "://", authority.as_str()] {
+            out.extend_from_slice(part.as_bytes());
         }
-        _ => {}
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     for part in [path, " HTTP/1.1\r\n"] {

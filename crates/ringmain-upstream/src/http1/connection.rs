@@ -20,8 +20,9 @@ use crate::body::RequestBody;
 /// takes a tenth longer.
 const READ_BYTES: usize = 8 * 1024;
 const BURST_BYTES: usize = 64 * 1024;
-/// Most interim answers (1xx) before an answer.
-pub(super) const INTERIM_MAX: u32 = 16;
+/// Most interim answers (1xx) before an answer. Servers send signs of life as such; what bounds
+/// them in time is the limit on the head.
+pub(super) const INTERIM_MAX: u32 = 4096;
 
 /// A connection over `T`.
 #[derive(Debug)]

@@ -59,11 +59,23 @@ pub(super) fn read(buffer: &mut BytesMut, searched: &mut usize) -> Result<Option
         return Err(HeadFault::TooLong);
     }
     let Some(end) = end else {
+        if !begins_well(buffer) {
+            // Not waited for: no line may ever come.
+            return Err(HeadFault::Syntax(httparse::Error::Version));
+        }
         *searched = buffer.len().saturating_sub(2);
         return Ok(None);
     };
     *searched = 0;
     parse(buffer.split_to(end)).map(Some)
+}
+
+/// Whether this may become the head of an answer: empty lines before it are passed over.
+fn begins_well(text: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"HTTP/1.";
+    let at = text.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let text = &text[at.unwrap_or(text.len())..];
+    text.starts_with(BEGIN) || BEGIN.starts_with(text)
 }
 
 /// Where the head ends that has no end before `from`.

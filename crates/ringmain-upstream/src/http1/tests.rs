@@ -11,6 +11,7 @@ use http::{Method, Request, Response, Uri};
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connection::INTERIM_MAX;
 use super::error::{ChunkFault, HeadFault};
 use super::play;
 use super::{Connection, Error, Unanswered};
@@ -341,7 +342,7 @@ fn http1_a_request_is_written_as_it_is_meant() {
 #[test]
 fn http1_heads_say_where_a_body_ends_or_are_refused() {
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(70_000));
-    let interim = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(17);
+    let interim = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(INTERIM_MAX as usize + 1);
     for (text, fault) in [
         (&*long, HeadFault::TooLong),
         (&*interim, HeadFault::Interim),
@@ -356,6 +357,8 @@ fn http1_heads_say_where_a_body_ends_or_are_refused() {
         ("HTTP/1.0 200 X\r\ntransfer-encoding: chunked\r\n\r\n", HeadFault::Coding),
         ("HTTP/2.0 200 X\r\n\r\n", HeadFault::Syntax(httparse::Error::Version)),
         ("{}\r\n\r\n", HeadFault::Syntax(httparse::Error::Version)),
+        ("no line", HeadFault::Syntax(httparse::Error::Version)),
+        ("HTTP/2", HeadFault::Syntax(httparse::Error::Version)),
         ("HTTP/1.1 200 X\r\na : b\r\n\r\n", HeadFault::Syntax(httparse::Error::HeaderName)),
         ("HTTP/1.1 200 X\r\na: b\r\n c\r\n\r\n", HeadFault::Syntax(httparse::Error::HeaderName)),
     ] {

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogId(u64);
 
+/// Bytes of the id as it is shown.
+pub(crate) const TEXT_BYTES: usize = 3 + 16;
+
 /// Gives each exchange of a broker an id of its own.
 #[derive(Debug)]
 pub(crate) struct LogIds {
@@ -25,6 +28,16 @@ impl LogIds {
 }
 
 impl LogId {
+    /// The same as it is shown, in memory that is at hand.
+    pub(crate) fn text(self, text: &mut [u8; TEXT_BYTES]) -> &str {
+        text[..3].copy_from_slice(b"rm-");
+        for (at, digit) in text[3..].iter_mut().enumerate() {
+            let nibble = (self.0 >> (60 - 4 * at)) as usize & 0xf;
+            *digit = b"0123456789abcdef"[nibble];
+        }
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+
     /// A number that differs for each exchange, to draw from.
     pub(crate) fn seed(self) -> u64 {
         self.0
@@ -33,7 +46,7 @@ impl LogId {
 
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rm-{:016x}", self.0)
+        f.write_str(self.text(&mut [0; TEXT_BYTES]))
     }
 }
 
@@ -57,5 +70,7 @@ mod tests {
         assert_eq!(all.len(), 1000);
         let text = ids.next().to_string();
         assert!(text.len() == 19 && text.starts_with("rm-"), "{text}");
+        assert_eq!(LogId(0xf).to_string(), "rm-000000000000000f");
+        assert_eq!(LogId(0x0123_4567_89ab_cdef).to_string(), "rm-0123456789abcdef");
     }
 }

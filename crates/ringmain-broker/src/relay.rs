@@ -19,6 +19,7 @@ use crate::egress::Egress;
 use crate::failure::Failure;
 use crate::gather::Gather;
 use crate::holding::Holding;
+use crate::log_id;
 use crate::pipeline::Inbound;
 use crate::record::Record;
 
@@ -266,11 +267,11 @@ fn is_final(answer: &Answer) -> Result<(), Failure> {
 }
 
 fn head_payload(answer: &Answer, inbound: &Inbound<'_>, record: &Record) -> Vec<u8> {
-    let id = inbound.id.to_string();
+    let mut id = [0; log_id::TEXT_BYTES];
     let mut head = ResponseHead::default();
     head.status = answer.status;
     head.attempt = record.attempts;
-    head.log_id = &id;
+    head.log_id = inbound.id.text(&mut id);
     head.route = &record.route;
     head.endpoint = &record.endpoint;
     head.content_type = &answer.content_type;

@@ -53,22 +53,26 @@ const STORED: [&str; 14] = [
 /// Whether this POST acts on something stored: by one of the names, wherever it stands, to cancel
 /// it, or on one completion. An escape could hide any of them.
 fn acts_on_stored(path: &str) -> bool {
-    let path = without_query(path);
-    let is_name = |part: &str| STORED.iter().any(|name| part.eq_ignore_ascii_case(name));
-    let mut parts = path.split('/').peekable();
+    // By bytes: to set up a search in a text as short as this costs more than to look at each.
+    let path = without_query(path).as_bytes();
+    let is_name = |part: &[u8]| {
+        let is = |name: &&str| part.eq_ignore_ascii_case(name.as_bytes());
+        STORED.iter().any(is)
+    };
+    let mut parts = path.split(|&byte| byte == b'/').peekable();
     let begins = parts.next().is_some_and(|part| is_name(part) || is_cancel(part));
     // Bound: the parts of the path.
     while let Some(part) = parts.next() {
-        let is_one_completion = part == "completions" && parts.peek().is_some();
+        let is_one_completion = part == b"completions" && parts.peek().is_some();
         if is_one_completion || is_name(part) || is_cancel(part) {
             return true;
         }
     }
-    begins || path.bytes().any(|byte| matches!(byte, b'%' | b'\\'))
+    begins || path.iter().any(|byte| matches!(byte, b'%' | b'\\'))
 }
 
-fn is_cancel(part: &str) -> bool {
-    part.eq_ignore_ascii_case("cancel")
+fn is_cancel(part: &[u8]) -> bool {
+    part.eq_ignore_ascii_case(b"cancel")
 }
 
 /// Whether this reads, removes or acts on something that the provider may have stored for any
@@ -142,7 +146,7 @@ fn is_plain_field(field: &str) -> bool {
 
 /// A path up to its query. Paths are short: to set up a search by words costs more than to look at
 /// each byte.
-pub(crate) fn without_query(path: &str) -> &str {
+pub fn without_query(path: &str) -> &str {
     let end = path.bytes().position(|byte| byte == b'?');
     end.map_or(path, |end| &path[..end])
 }

@@ -69,8 +69,9 @@ impl<'a> FieldWriter<'a> {
         if total > self.bytes_max {
             return Err(full);
         }
-        self.out.extend_from_slice(&tag.to_le_bytes());
-        self.out.extend_from_slice(&length.to_le_bytes());
+        let ([a, b], [c, d]) = (tag.to_le_bytes(), length.to_le_bytes());
+        self.out.reserve(PREFIX_BYTES + bytes.len());
+        self.out.extend_from_slice(&[a, b, c, d]);
         self.out.extend_from_slice(bytes);
         Ok(())
     }

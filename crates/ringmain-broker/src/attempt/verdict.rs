@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringmain_policy::retry::{Again, Fault, Hints};
-use ringmain_upstream::Answer;
+use ringmain_upstream::{Answer, reach};
 use ringmain_wire::head::Method;
 use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent, Stage};
 
@@ -34,7 +34,7 @@ pub(crate) fn is_idempotent(head: &RequestHead<'_>, flags: Flags) -> bool {
     if flags.has(Flags::ONCE) {
         return false;
     }
-    let path = head.path.split('?').next().unwrap_or_default();
+    let path = reach::without_query(head.path);
     head.method != Method::Post
         || flags.has(Flags::IDEMPOTENT)
         || head.idempotency_key.is_some()
@@ -46,7 +46,7 @@ pub(crate) fn is_idempotent(head: &RequestHead<'_>, flags: Flags) -> bool {
 pub(crate) fn may_be_an_object(head: &RequestHead<'_>, mode: Mode) -> bool {
     mode != Mode::Deltas
         && head.method == Method::Post
-        && is_computing(head.path.split('?').next().unwrap_or_default())
+        && is_computing(reach::without_query(head.path))
 }
 
 fn is_computing(path: &str) -> bool {

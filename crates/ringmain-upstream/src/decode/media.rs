@@ -15,7 +15,8 @@ pub(super) enum Media {
 
 impl Media {
     pub fn of(content_type: &str) -> Media {
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let essence = content_type.bytes().position(|byte| byte == b';');
+        let essence = essence.map_or(content_type, |end| &content_type[..end]).trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);
         let suffix = essence.len().checked_sub("+json".len()).and_then(|at| essence.get(at..));
         match () {

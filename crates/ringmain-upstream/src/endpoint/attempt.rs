@@ -16,6 +16,7 @@ use crate::body::RequestBody;
 use crate::call::{Call, Phase};
 use crate::clock::instant;
 use crate::compress::{Coding, Trial};
+use crate::config::Dialect;
 use crate::error::UpstreamError;
 use crate::pool::{AnswerStream, Broken, Lease, NoPlace};
 use crate::splice::{Spliced, Wanted, splice};
@@ -26,6 +27,11 @@ const ROUNDS_MAX: u32 = 3;
 
 /// Who asks, where neither the caller nor the configuration says it.
 const AGENT: &str = concat!("ringmain/", env!("CARGO_PKG_VERSION"));
+
+/// Fields of most requests beside those of their callers and of the dialect: what is accepted twice,
+/// what the body is, who asks, by which credential, and whom. The map has just room for those in
+/// memory of a size that the allocator keeps at hand.
+const FIELDS: usize = 6;
 
 /// What is done to a request on its way.
 #[derive(Clone, Copy, Debug)]
@@ -207,7 +213,9 @@ impl Endpoint {
             UpstreamError::new(Code::InvalidHead, Stage::Intake, Sent::No, message)
         })?;
         let has_body = call.head.method == Method::Post;
-        let mut headers = head::request_headers(call.head, has_body, call.model.is_some());
+        let is_judged = call.model.is_some();
+        let further = FIELDS + usize::from(self.config.dialect == Dialect::Anthropic);
+        let mut headers = head::request_headers(call.head, has_body, is_judged, further);
         head::complete(&mut headers, self.config.dialect);
         if let Some(coding) = sending.outline.coding {
             headers.insert(CONTENT_ENCODING, coding.header());

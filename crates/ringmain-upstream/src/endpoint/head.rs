@@ -27,13 +27,14 @@ pub(super) fn method(head: &RequestHead<'_>) -> Method {
 
 /// The header fields of a request. The head was judged, so each of them fits; the credential is
 /// put in after this, and no field of a caller can stand beside it. A body that was given its model
-/// is JSON to its reader, in no words of the caller.
+/// is JSON to its reader, in no words of the caller. There is room for so many `further` fields.
 pub(super) fn request_headers(
     head: &RequestHead<'_>,
     has_body: bool,
     is_judged: bool,
+    further: usize,
 ) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
+    let mut headers = HeaderMap::with_capacity(head.headers.len() + further);
     for (name, value) in &head.headers {
         let name = HeaderName::from_bytes(name.as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {

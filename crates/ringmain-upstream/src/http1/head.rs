@@ -14,6 +14,9 @@ pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most fields of one.
 const FIELDS_MAX: usize = 100;
 
+/// Most digits of a length.
+const LENGTH_DIGITS: usize = 20;
+
 /// The head of an answer.
 pub(super) struct Head {
     pub status: StatusCode,
@@ -40,9 +43,24 @@ pub(super) fn write<B>(out: &mut Vec<u8>, request: &Request<B>, length: Option<u
         field(out, name.as_str(), value.as_bytes());
     }
     if let Some(length) = length {
-        field(out, "content-length", length.to_string().as_bytes());
+        let mut digits = [0; LENGTH_DIGITS];
+        field(out, "content-length", decimal(length, &mut digits));
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// A number in words, in memory that is at hand.
+fn decimal(mut number: u64, digits: &mut [u8; LENGTH_DIGITS]) -> &[u8] {
+    let mut at = digits.len();
+    // Bound: the digits that a number can have.
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -110,4 +128,16 @@ fn parse(head: BytesMut) -> Result<Head, HeadFault> {
     }
     let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     Ok(Head { status: status.ok_or(HeadFault::Status)?, version, headers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_written_as_they_are_said() {
+        for number in [0, 7, 10, 65_536, u64::MAX] {
+            assert_eq!(decimal(number, &mut [0; LENGTH_DIGITS]), number.to_string().as_bytes());
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, HeaderName};
 use http::{Request, Response, Version};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -36,6 +36,8 @@ const LET_GO_RETIRED: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Longest time that others wait for a server to say how many requests it takes at once.
 const GREETING: Duration = Duration::from_secs(1);
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// A place on a connection. Dropping it gives the request up: what it held is let go, and over
 /// HTTP/1 the connection is cut.
@@ -211,11 +213,12 @@ impl Lease {
             self.pool.thrives(self.id);
             return;
         }
-        let text = |name| head.headers().get(name).and_then(|value| value.to_str().ok());
-        if let Some(limit) = text("keep-alive").and_then(idle::told_by) {
+        let text =
+            |name: &HeaderName| head.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(limit) = text(&KEEP_ALIVE).and_then(idle::told_by) {
             self.pool.told_idle(limit);
         }
-        let connection = text(CONNECTION.as_str()).unwrap_or_default();
+        let connection = text(&CONNECTION).unwrap_or_default();
         let says =
             |word: &str| connection.split(',').any(|part| part.trim().eq_ignore_ascii_case(word));
         let old = head.version() < Version::HTTP_11;

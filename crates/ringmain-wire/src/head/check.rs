@@ -51,17 +51,19 @@ pub(super) fn check_route(route: &str) -> Result<(), HeadError> {
 
 pub(super) fn check_path(path: &str) -> Result<(), HeadError> {
     let bad = |reason| Err(HeadError::Bad { field: "path", reason });
-    let plain = path.split('?').next().unwrap_or_default();
+    // By bytes: to set up a search in a text as short as this costs more than to look at each.
+    let plain = path.as_bytes().split(|&b| b == b'?').next().unwrap_or_default();
+    let is_bad = |b: u8| !b.is_ascii_graphic() || matches!(b, b'#' | b'\\' | b'"' | b'<' | b'>');
     match path {
         long if long.len() > PATH_BYTES_MAX => bad("longer than 512 bytes"),
         text if !text.starts_with('/') => bad("it does not begin with a slash"),
-        text if text.bytes().any(|b| !b.is_ascii_graphic() || b"#\\\"<>".contains(&b)) => {
-            bad("a character that a path cannot hold")
-        }
+        text if text.bytes().any(is_bad) => bad("a character that a path cannot hold"),
         // A percent sign could hide a slash or a dot from this check.
-        _ if plain.contains('%') => bad("a percent sign"),
-        _ if plain.split('/').any(|part| part == "." || part == "..") => bad("a dot segment"),
-        _ if plain.contains("//") => bad("an empty segment"),
+        _ if plain.contains(&b'%') => bad("a percent sign"),
+        _ if plain.split(|&b| b == b'/').any(|part| matches!(part, b"." | b"..")) => {
+            bad("a dot segment")
+        }
+        _ if plain.windows(2).any(|two| two == b"//") => bad("an empty segment"),
         _ => Ok(()),
     }
 }

@@ -104,10 +104,9 @@ impl RequestBody {
         Ok(Some(piece))
     }
 
-    /// The same as the body of a stream, which is held until the last piece is let go.
-    #[must_use]
-    pub(crate) fn of_stream(self, stream: Option<Stream>) -> RequestBody {
-        RequestBody { stream, ..self }
+    /// From now on it is the body of a stream, which is held until the last piece is let go.
+    pub(crate) fn put_on(&mut self, stream: Option<Stream>) {
+        self.stream = stream;
     }
 }
 
@@ -166,8 +165,8 @@ mod tests {
     fn frames_of_a_shared_connection_keep_no_memory_of_the_caller() {
         let given = Bytes::from(vec![7; FRAME_BYTES_MAX * 2 + 5]);
         let lent = given.as_ptr_range();
-        let body = RequestBody::new(vec![given], Progress::default());
-        let mut body = body.of_stream(Some(Stream::default()));
+        let mut body = RequestBody::new(vec![given], Progress::default());
+        body.put_on(Some(Stream::default()));
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut frames = Vec::new();
         while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) {

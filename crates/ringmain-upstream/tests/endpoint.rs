@@ -138,13 +138,13 @@ async fn send(
     endpoint: &Endpoint,
     mode: Mode,
     body: &'static str,
-) -> Result<Answer, UpstreamError> {
+) -> Result<Box<Answer>, UpstreamError> {
     let head = chat();
     endpoint.send(Call::new(&head, Bytes::from_static(body.as_bytes()), mode, Flags::NONE)).await
 }
 
 /// Kinds and payloads of all pieces, and the error that came instead of a good end.
-async fn read(mut answer: Answer) -> (Vec<(Kind, Vec<u8>)>, Option<UpstreamError>) {
+async fn read(mut answer: Box<Answer>) -> (Vec<(Kind, Vec<u8>)>, Option<UpstreamError>) {
     let mut decoder = answer.decoder();
     let mut pieces = Vec::new();
     loop {

@@ -106,13 +106,13 @@ impl<E: Egress> Course<'_, '_, E> {
         };
         let mut answer = self.send(target, endpoint, running, limits).await?;
         if answer.status >= 400 {
-            return Err(Failed::Refused(Box::new(answer)));
+            return Err(Failed::Refused(answer));
         }
         self.record.had_head();
         if verdict::may_be_an_object(&self.inbound.head, self.inbound.mode) {
             self.inbound.alarm.wait_for(Waiting::FirstContent(limits.first_content));
             if answer.opens_with_error().await {
-                return Err(Failed::Refused(Box::new(answer)));
+                return Err(Failed::Refused(answer));
             }
         }
         Ok(self.relay(&mut answer, limits).await?)
@@ -125,7 +125,7 @@ impl<E: Egress> Course<'_, '_, E> {
         endpoint: &Endpoint,
         running: Option<Running>,
         limits: &ExchangeLimits,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Box<Answer>, Failure> {
         let Course { route, permit, inbound, record, .. } = self;
         let alarm = inbound.alarm;
         let mut call = call(inbound, target, endpoint, record.progress.clone()).await?;

@@ -151,7 +151,7 @@ impl Translation {
     }
 
     /// The answer in the words of the caller. In mode deltas it has no words.
-    pub fn answer(self, mut answer: Answer) -> Answer {
+    pub fn answer(self, mut answer: Box<Answer>) -> Box<Answer> {
         if self.mode == Mode::Deltas {
             return answer;
         }

@@ -65,7 +65,7 @@ impl Endpoint {
         &self,
         call: &Call<'_>,
         manner: Manner,
-    ) -> Result<(Answer, Outline), UpstreamError> {
+    ) -> Result<(Box<Answer>, Outline), UpstreamError> {
         call.progress.restart(Phase::Queued);
         self.requests.fetch_add(1, Relaxed);
         let sending = self.prepare(call, manner).await?;
@@ -149,8 +149,9 @@ impl Endpoint {
             return Err(UpstreamError::new(Code::Cancelled, Stage::Connect, Sent::No, message));
         }
         if call.head.method == Method::Post {
-            request = request.map(|body| body.of_stream(lease.stream()));
+            request.body_mut().put_on(lease.stream());
         }
+        lease.address(&mut request);
         Ok(lease.send(request).await)
     }
 

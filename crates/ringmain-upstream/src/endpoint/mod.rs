@@ -242,7 +242,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`UpstreamError`] with the stage, and with `sent` = no only where that is proven.
-    pub async fn send(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
+    pub async fn send(&self, call: Call<'_>) -> Result<Box<Answer>, UpstreamError> {
         self.keep_stored(&call)?;
         self.keep_as_judged(&call)?;
         let Some(translation) = Translation::of(&self.config, &call)? else {
@@ -254,7 +254,7 @@ impl Endpoint {
     }
 
     /// Sends a request in the endpoint's own dialect.
-    async fn send_own(&self, call: Call<'_>) -> Result<Answer, UpstreamError> {
+    async fn send_own(&self, call: Call<'_>) -> Result<Box<Answer>, UpstreamError> {
         let usage = self.may_ask_for_usage(&call);
         let (mut answer, mut sent) = self.attempt(&call, Manner { usage, plain: false }).await?;
         if let Some(coding) = sent.coding
@@ -339,7 +339,7 @@ impl Endpoint {
         response: Response<AnswerStream>,
         lease: Lease,
         sent: attempt::Outline,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<Box<Answer>, UpstreamError> {
         let status = response.status().as_u16();
         let kept = head::keep(response.headers(), SystemTime::now);
         let expander = Expander::for_answer(response.headers(), self.config.expanded_bytes_max)
@@ -353,7 +353,8 @@ impl Endpoint {
             ..DecoderConfig::new(call.mode, call.head.path, status, kept.content_type.clone())
         };
         let flow = Flow::new(response, lease, call.progress.clone(), sent.body_bytes);
-        Ok(Answer {
+        // It is handed through many a future, each of which would have it moved.
+        Ok(Box::new(Answer {
             status,
             content_type: kept.content_type,
             request_id: kept.request_id,
@@ -362,7 +363,7 @@ impl Endpoint {
             should_retry: kept.should_retry,
             body: AnswerBody::new(flow, expander),
             reading,
-        })
+        }))
     }
 }
 

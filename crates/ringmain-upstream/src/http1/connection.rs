@@ -81,18 +81,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// Sends a request, whose address is what its first line is to say, and waits for the head of
-    /// the answer. After a call that was dropped the connection is of no use.
-    pub async fn send(
+    /// the answer. After a call that was dropped the connection is of no use. The request is taken
+    /// at once, and is no part of what is waited for.
+    pub fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<()>, Unanswered> {
+    ) -> impl Future<Output = Result<Response<()>, Unanswered>> {
         self.upload.begin(request);
         self.state = State::Asked { searched: 0, interim: 0 };
-        let answered = poll_fn(|cx| self.poll_answer(cx)).await;
-        if answered.is_err() {
-            self.fail();
-        }
-        answered
+        poll_fn(|cx| {
+            let answered = self.poll_answer(cx);
+            if let Poll::Ready(Err(_)) = answered {
+                self.fail();
+            }
+            answered
+        })
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Unanswered>> {

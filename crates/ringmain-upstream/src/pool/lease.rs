@@ -147,15 +147,21 @@ impl Lease {
         Ok(opened)
     }
 
-    /// Sends a request, with the whole address that it goes to, and waits for the head of the
-    /// answer. From here on a drop is an abort.
+    /// Puts the address of a request, which has the whole one, as the connection wants it.
+    pub fn address(&self, request: &mut Request<RequestBody>) {
+        if let Some(opened) = &self.opened {
+            self.pool.address(request, &opened.link, opened.is_forwarded);
+        }
+    }
+
+    /// Sends a request that was addressed, and waits for the head of the answer. From here on a
+    /// drop is an abort.
     pub async fn send(
         &mut self,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
     ) -> Result<Response<AnswerStream>, Broken> {
         self.end = End::Aborted;
         let Some(opened) = &mut self.opened else { return Err(Broken::Spent) };
-        self.pool.address(&mut request, &opened.link, opened.is_forwarded);
         let response = opened.link.send(request).await.map_err(|unanswered| match unanswered {
             Unanswered::Unsent => Broken::Spent,
             Unanswered::Broken(error) => Broken::Unanswered(error),

@@ -23,17 +23,17 @@ pub fn endpoint(url: &str, change: impl FnOnce(&mut EndpointConfig)) -> Endpoint
 }
 
 /// Sends a small request.
-pub async fn send(endpoint: &Endpoint) -> Result<Answer, UpstreamError> {
+pub async fn send(endpoint: &Endpoint) -> Result<Box<Answer>, UpstreamError> {
     send_body(endpoint, Bytes::from(b"{}".to_vec())).await
 }
 
-pub async fn send_body(endpoint: &Endpoint, body: Bytes) -> Result<Answer, UpstreamError> {
+pub async fn send_body(endpoint: &Endpoint, body: Bytes) -> Result<Box<Answer>, UpstreamError> {
     let head = RequestHead::new("tiny", "/embeddings");
     endpoint.send(Call::new(&head, body, Mode::Body, Flags::NONE)).await
 }
 
 /// Sends a small request of a uid.
-pub async fn send_of(endpoint: &Endpoint, uid: u32) -> Result<Answer, UpstreamError> {
+pub async fn send_of(endpoint: &Endpoint, uid: u32) -> Result<Box<Answer>, UpstreamError> {
     let head = RequestHead::new("m", "/chat/completions");
     let mut call = Call::new(&head, Bytes::from_static(b"{}"), Mode::Body, Flags::NONE);
     call.uid = uid;
@@ -41,7 +41,7 @@ pub async fn send_of(endpoint: &Endpoint, uid: u32) -> Result<Answer, UpstreamEr
 }
 
 /// Reads an answer to its end.
-pub async fn finish(mut answer: Answer) -> Result<usize, UpstreamError> {
+pub async fn finish(mut answer: Box<Answer>) -> Result<usize, UpstreamError> {
     let mut bytes = 0;
     while let Some(chunk) = answer.body.chunk().await? {
         bytes += chunk.len();

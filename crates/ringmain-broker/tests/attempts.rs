@@ -20,6 +20,7 @@ use ringmain_policy::retry::RetryPolicy;
 use ringmain_policy::timeouts::{AdaptiveRule, LimitChanges};
 use ringmain_upstream::{Endpoint, EndpointConfig, UsageSplice};
 use ringmain_wire::{Code, Flags, Kind, Mode, ResponseHead, Sent};
+use tokio::sync::Notify;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -493,11 +494,26 @@ async fn adaptive_limits_act_when_enough_was_seen() {
     let adaptive = AdaptiveRule { floor: 80 * MS, ceiling: 100 * MS, samples_min: 5 };
     let route = RouteRules { adaptive: Some(adaptive), ..RouteRules::default() };
     let hang = vec![Step::Delta("a".into()), Step::Hang];
-    let scripts = [("one", [vec![fine(); 5], vec![hang]].concat())];
+    let gate = Arc::new(Notify::new());
+    // What comes at once has no pause that could be seen.
+    let paused = vec![
+        Step::Delta("hel".into()),
+        Step::Gate(gate.clone()),
+        Step::Delta("lo".into()),
+        Step::Done,
+    ];
+    let scripts = [("one", [vec![paused; 5], vec![hang]].concat())];
     let world = world_with(&scripts, route, EndpointRules::default()).await;
+    let opens = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(MS).await;
+            gate.notify_waiters();
+        }
+    });
     for _ in 0..5 {
         assert!(world.ask().await.verdict.is_ok());
     }
+    opens.abort();
     let told = world.ask().await;
     assert_eq!((told.code(), told.kept.text().as_str()), (Code::IdleTimeout, "a"));
 }

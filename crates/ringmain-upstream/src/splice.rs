@@ -16,7 +16,7 @@
 //! provider will.
 
 use bytes::Bytes;
-use memchr::memchr2;
+use memchr::{memchr, memchr2, memmem};
 use thiserror::Error;
 
 /// Most levels of nesting.
@@ -69,7 +69,7 @@ pub struct Spliced {
 /// take it is left as it is.
 pub fn splice(body: &Bytes, wanted: Wanted<'_>) -> Result<Spliced, SpliceError> {
     let untouched = || Spliced { pieces: vec![body.clone()], usage_injected: false };
-    if wanted == Wanted::default() {
+    if wanted == Wanted::default() || wanted.model.is_none() && is_no_stream(body) {
         return Ok(untouched());
     }
     let found = match scan(body) {
@@ -90,6 +90,11 @@ pub fn splice(body: &Bytes, wanted: Wanted<'_>) -> Result<Spliced, SpliceError> 
     }
     let usage_injected = edits.len() > before;
     Ok(Spliced { pieces: apply(body, edits), usage_injected })
+}
+
+/// Whether no key of this body can say `stream`: it is not written there, nor hidden by an escape.
+fn is_no_stream(body: &[u8]) -> bool {
+    memchr(b'\\', body).is_none() && memmem::find(body, b"\"stream\"").is_none()
 }
 
 /// Replace the bytes from `at` to `end` by `text`.
@@ -418,6 +423,13 @@ mod tests {
 
     fn model(name: &str) -> Wanted<'_> {
         Wanted { model: Some(name), usage: false }
+    }
+
+    #[test]
+    fn an_escape_hides_no_stream() {
+        let asks = |body: &str| sent(body, USAGE).1;
+        assert!(asks(r#"{"stream":true}"#) && asks(r#"{"str\u0065am":true}"#));
+        assert!(!asks(r#"{"model":"m"}"#) && !asks(r#"{"model":"a\nb"}"#) && !asks(""));
     }
 
     #[test]

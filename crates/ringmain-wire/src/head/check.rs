@@ -60,12 +60,21 @@ pub(super) fn check_path(path: &str) -> Result<(), HeadError> {
         text if text.bytes().any(is_bad) => bad("a character that a path cannot hold"),
         // A percent sign could hide a slash or a dot from this check.
         _ if plain.contains(&b'%') => bad("a percent sign"),
-        _ if plain.split(|&b| b == b'/').any(|part| matches!(part, b"." | b"..")) => {
+        _ if begins_with_dot(plain) && plain.split(|&b| b == b'/').any(is_dots) => {
             bad("a dot segment")
         }
         _ if plain.windows(2).any(|two| two == b"//") => bad("an empty segment"),
         _ => Ok(()),
     }
+}
+
+/// Whether some segment may be one of dots: most paths have none that begins so.
+fn begins_with_dot(path: &[u8]) -> bool {
+    path.windows(2).any(|two| two == b"/.")
+}
+
+fn is_dots(segment: &[u8]) -> bool {
+    matches!(segment, b"." | b"..")
 }
 
 pub(super) fn check_name(name: &str) -> Result<(), HeadError> {

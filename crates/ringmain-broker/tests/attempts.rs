@@ -495,22 +495,22 @@ async fn adaptive_limits_act_when_enough_was_seen() {
     let route = RouteRules { adaptive: Some(adaptive), ..RouteRules::default() };
     let hang = vec![Step::Delta("a".into()), Step::Hang];
     let gate = Arc::new(Notify::new());
-    // What comes at once has no pause that could be seen.
+    // What comes at once has no pause that could be seen, as what comes just before the gate opens.
     let paused = vec![
         Step::Delta("hel".into()),
         Step::Gate(gate.clone()),
         Step::Delta("lo".into()),
         Step::Done,
     ];
-    let scripts = [("one", [vec![paused; 5], vec![hang]].concat())];
+    let scripts = [("one", [vec![paused; 20], vec![hang]].concat())];
     let world = world_with(&scripts, route, EndpointRules::default()).await;
     let opens = tokio::spawn(async move {
         loop {
-            tokio::time::sleep(MS).await;
+            tokio::time::sleep(10 * MS).await;
             gate.notify_waiters();
         }
     });
-    for _ in 0..5 {
+    for _ in 0..20 {
         assert!(world.ask().await.verdict.is_ok());
     }
     opens.abort();

@@ -108,6 +108,8 @@ pub fn deltas(texts: &[&str]) -> Vec<Step> {
 }
 
 async fn serve(mut stream: TcpStream, scripts: Scripts, seen: Arc<Seen>) {
+    // Each step is seen when it is played.
+    stream.set_nodelay(true).unwrap();
     while let Some(head) = read_request(&mut stream).await {
         seen.requests.fetch_add(1, SeqCst);
         let path = head.split(' ').nth(1).unwrap_or_default();

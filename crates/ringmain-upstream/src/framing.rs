@@ -1,9 +1,9 @@
 //! Whether the end of a body shows that the body is whole.
 //!
-//! Whoever reads the connection judges chunks and, over HTTP/1, Content-Length. Two ends are taken for
-//! good there that prove nothing: an HTTP/2 stream that is reset with NO_ERROR, or whose connection goes away so,
-//! before its END_STREAM; and a body over HTTP/1 that has neither length nor chunks and ends with
-//! its connection, which looks the same when its sender died. So the length is compared here too,
+//! Whoever reads the connection judges chunks and, over HTTP/1, Content-Length. Two ends pass there
+//! that prove nothing: that of an HTTP/2 stream which is reset with NO_ERROR, or whose connection
+//! goes away so, before its END_STREAM; and that of a body over HTTP/1 which has neither length nor
+//! chunks and ends with its connection, which looks the same when its sender died. So the length is compared here too,
 //! and without one the end must be a framed one. A stream that has shown its terminal marker does
 //! not come to this, except in mode body; a plain body has no other marker than its frame.
 //!
@@ -84,7 +84,9 @@ fn has_body(status: StatusCode) -> bool {
 
 /// Whether chunks are the last transfer coding (RFC 9112, 6.3).
 fn is_chunked(headers: &HeaderMap) -> bool {
-    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
-    let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-    last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
+    let values = headers.get_all(TRANSFER_ENCODING).iter().rev();
+    let members = values.flat_map(|value| value.as_bytes().rsplit(|&byte| byte == b','));
+    // Empty members of a list count for nothing (RFC 9110, 5.6.1).
+    let last = members.map(<[u8]>::trim_ascii).find(|coding| !coding.is_empty());
+    last.is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
 }

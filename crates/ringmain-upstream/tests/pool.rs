@@ -58,6 +58,47 @@ async fn one_request_after_the_other_takes_one_connection() {
     assert_eq!((gauges.open, gauges.idle, gauges.in_use, gauges.streams), (1, 1, 0, 0));
 }
 
+/// Whoever has every byte that was promised need not ask whether there is more.
+#[tokio::test]
+async fn an_answer_that_is_dropped_behind_its_last_byte_leaves_its_connection() {
+    let server = http1::Server::start(http1::Manners::default()).await;
+    let endpoint = endpoint(&server.url, |_| {});
+    for _ in 0..10 {
+        let mut answer = send(&endpoint).await.unwrap();
+        assert_eq!(answer.body.chunk().await.unwrap().unwrap().len(), 2);
+    }
+    assert_eq!((server.seen.connections(), endpoint.gauges().reused), (1, 9));
+}
+
+/// A list may stand in several lines. The server of this test ends its connections only when
+/// something more is asked of them.
+#[tokio::test]
+async fn a_connection_serves_no_more_where_any_line_says_close() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let asked_again = Arc::new(AtomicU64::new(0));
+    let seen = asked_again.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                http1::read_request(&mut stream).await.unwrap();
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: x-hop\r\n\
+                              connection: close\r\n\r\n{}";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if http1::read_request(&mut stream).await.is_some() {
+                    seen.fetch_add(1, SeqCst);
+                }
+            });
+        }
+    });
+    let endpoint = endpoint(&url, |_| {});
+    for _ in 0..3 {
+        assert_eq!(soon(call(&endpoint)).await.unwrap(), 2);
+    }
+    assert_eq!((asked_again.load(SeqCst), endpoint.gauges().opened), (0, 3));
+}
+
 #[tokio::test]
 async fn at_the_ceiling_requests_wait_their_turn() {
     let delay = Duration::from_millis(20);

@@ -68,17 +68,16 @@ fn of_request(error: &LinkError, endpoint: &str, progress: &Progress) -> Upstrea
 /// An error inside the body of an answer.
 pub(crate) fn of_body(error: &LinkError) -> UpstreamError {
     let told = root(error);
-    let is_cut = |io: &io::Error| io.kind() == io::ErrorKind::UnexpectedEof;
-    let (code, what) = match error {
-        LinkError::Http1(http1::Error::Chunk(_)) => {
+    let io = find::<io::Error>(error).map(io::Error::kind);
+    let (code, what) = match (error, io) {
+        // Over TLS an end without a farewell is an I/O error.
+        (LinkError::Http1(http1::Error::Cut), _) | (_, Some(io::ErrorKind::UnexpectedEof)) => {
+            (Code::UpstreamTruncated, "the body of the answer was cut short")
+        }
+        // As is a record that is none.
+        (LinkError::Http1(http1::Error::Chunk(_)), _)
+        | (_, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) => {
             (Code::UpstreamProtocol, "the framing of the answer is not valid")
-        }
-        LinkError::Http1(http1::Error::Cut) => {
-            (Code::UpstreamTruncated, "the body of the answer was cut short")
-        }
-        // Over TLS an end without a farewell.
-        _ if find::<io::Error>(error).is_some_and(is_cut) => {
-            (Code::UpstreamTruncated, "the body of the answer was cut short")
         }
         _ => (Code::UpstreamReset, "the connection broke within the answer"),
     };

@@ -5,14 +5,15 @@ use std::ops::Range;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode, Version};
-use httparse::Status;
 
 use super::error::{ChunkFault, Error, HeadFault};
 
-/// Most bytes of the line before a chunk, its extensions included.
+/// Most bytes of the extensions of one chunk.
 const LINE_BYTES_MAX: usize = 4096;
-/// Most bytes of trailers. They are of no interest.
-pub(super) const TRAILER_BYTES_MAX: usize = 16 * 1024;
+/// Most digits of the size of a chunk.
+const SIZE_DIGITS: usize = 16;
+/// Most bytes of what is of no interest in one body: extensions of chunks, and trailers.
+pub(super) const EXTRA_BYTES_MAX: usize = 16 * 1024;
 /// Most bytes of several chunks that are given as one piece: some hundred tokens, which a task
 /// works off before it gives way.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
@@ -31,7 +32,8 @@ pub(crate) enum Body {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunks {
     next: Next,
-    trailer_bytes: usize,
+    /// Bytes of extensions and trailers so far.
+    extra: usize,
 }
 
 /// What comes next.
@@ -85,9 +87,11 @@ impl Body {
 
     fn of_codings(headers: &HeaderMap, version: Version) -> Result<Body, HeadFault> {
         let values = headers.get_all(TRANSFER_ENCODING).iter();
-        let mut codings = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-        let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
-        let (first, last) = (codings.next().unwrap_or_default(), codings.last());
+        let members = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        // Empty members of a list count for nothing (RFC 9110, 5.6.1).
+        let mut codings = members.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+        let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+        let (first, last) = (codings.next().unwrap_or_default(), codings.next_back());
         match (is_chunked(first), last) {
             (true, None) if version == Version::HTTP_11 => Ok(Body::chunks()),
             // Below the chunks would lie a coding that was not offered, and version 1.0 has none.
@@ -99,7 +103,7 @@ impl Body {
 
     /// A body in chunks, before the first.
     pub(super) fn chunks() -> Body {
-        Body::Chunks(Chunks { next: Next::Size, trailer_bytes: 0 })
+        Body::Chunks(Chunks { next: Next::Size, extra: 0 })
     }
 
     /// Takes from the front of `buffer` what belongs to the body and has come.
@@ -172,7 +176,7 @@ impl Chunks {
         let rest = &buffer[at..];
         match self.next {
             Next::Size => {
-                let Some((bytes, size)) = size_line(rest)? else { return Ok(0) };
+                let Some((bytes, size)) = self.size_line(rest)? else { return Ok(0) };
                 self.next = if size == 0 { Next::Trailer } else { Next::Data(size) };
                 Ok(bytes)
             }
@@ -200,27 +204,56 @@ impl Chunks {
                 _ => Err(ChunkFault::End),
             },
             Next::Trailer => {
-                let line = memchr::memchr(b'\n', rest);
-                if self.trailer_bytes + line.unwrap_or(rest.len()) > TRAILER_BYTES_MAX {
-                    return Err(ChunkFault::Trailers);
-                }
-                let Some(end) = line else { return Ok(0) };
-                self.trailer_bytes += end + 1;
-                if matches!(rest[..end], [] | [b'\r']) {
+                let Some(bytes) = self.extra_line(rest, EXTRA_BYTES_MAX)? else { return Ok(0) };
+                if bytes == 2 {
                     self.next = Next::Nothing;
                 }
-                Ok(end + 1)
+                Ok(bytes)
             }
             Next::Nothing => Ok(0),
         }
     }
-}
 
-/// The length of the line before a chunk, and the size of the chunk; `None` before it is whole.
-fn size_line(text: &[u8]) -> Result<Option<(usize, u64)>, ChunkFault> {
-    match httparse::parse_chunk_size(text) {
-        Ok(Status::Complete((bytes, size))) if bytes <= LINE_BYTES_MAX => Ok(Some((bytes, size))),
-        Ok(Status::Partial) if text.len() <= LINE_BYTES_MAX => Ok(None),
-        _ => Err(ChunkFault::Size),
+    /// The length of the line before a chunk, and the size of the chunk; `None` before it is whole.
+    fn size_line(&mut self, text: &[u8]) -> Result<Option<(usize, u64)>, ChunkFault> {
+        let (mut size, mut digits) = (0_u64, 0);
+        // Bound: the digits.
+        while let Some(digit) = text.get(digits).and_then(|&byte| char::from(byte).to_digit(16)) {
+            if digits == SIZE_DIGITS {
+                return Err(ChunkFault::Size);
+            }
+            (size, digits) = (size << 4 | u64::from(digit), digits + 1);
+        }
+        match &text[digits..] {
+            [] => Ok(None),
+            // A line without digits is no size, and above all not that of the last chunk.
+            _ if digits == 0 => Err(ChunkFault::Size),
+            [b'\r', b'\n', ..] => Ok(Some((digits + 2, size))),
+            [b'\r'] => Ok(None),
+            extension @ [b';' | b' ' | b'\t', ..] => {
+                let bytes = self.extra_line(extension, LINE_BYTES_MAX)?;
+                Ok(bytes.map(|bytes| (digits + bytes, size)))
+            }
+            _ => Err(ChunkFault::Size),
+        }
+    }
+
+    /// The length of the line at the front of `text`, which is of no interest; `None` before it is
+    /// whole. It ends with CR LF and nothing less: two readers that see different ends of a line
+    /// see different bodies.
+    fn extra_line(&mut self, text: &[u8], bytes_max: usize) -> Result<Option<usize>, ChunkFault> {
+        let end = memchr::memchr2(b'\r', b'\n', text);
+        let bytes = end.unwrap_or(text.len());
+        if bytes > bytes_max || self.extra + bytes > EXTRA_BYTES_MAX {
+            return Err(ChunkFault::Extra);
+        }
+        match &text[bytes..] {
+            [b'\r', b'\n', ..] => {
+                self.extra += bytes + 2;
+                Ok(Some(bytes + 2))
+            }
+            [] | [b'\r'] => Ok(None),
+            _ => Err(ChunkFault::Line),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! One connection, for one request after the other.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -8,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 
 use super::body::{Body, Taken};
 use super::error::{Error, HeadFault};
@@ -20,20 +22,29 @@ use crate::body::RequestBody;
 /// takes a tenth longer.
 const READ_BYTES: usize = 8 * 1024;
 const BURST_BYTES: usize = 64 * 1024;
+/// Most memory for what is read that is kept when nothing of it is in use.
+const KEPT_BYTES: usize = 2 * READ_BYTES;
+/// Reads in a row that `READ_BYTES` would have done for, after which the burst is over.
+const CALM_READS: u32 = 64;
 /// Most interim answers (1xx) before an answer. Servers send signs of life as such; what bounds
 /// them in time is the limit on the head.
 pub(super) const INTERIM_MAX: u32 = 4096;
 
 /// A connection over `T`.
-#[derive(Debug)]
 pub(crate) struct Connection<T> {
     io: T,
-    /// What was read and not yet given out. Bound: `BURST_BYTES` and what one read finds of a head,
-    /// a line of chunks or trailers that is not whole.
+    /// What was read and not yet given out. Bound: one read, and what lay there before it of a
+    /// head, an extension or a trailer that is not whole.
     read: BytesMut,
+    /// The memory behind it, that of what was given out included.
+    held: usize,
     /// How much is read at once.
     room: usize,
+    /// Reads in a row that were small.
+    calm: u32,
     upload: Upload,
+    /// Why the request could not be written to its end. The answer may tell more.
+    unwritten: Option<Error>,
     state: State,
 }
 
@@ -63,21 +74,35 @@ pub(crate) enum Unanswered {
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// A connection on which nothing was said yet.
     pub fn new(io: T) -> Connection<T> {
-        let (read, upload) = (BytesMut::new(), Upload::default());
-        Connection { io, read, room: READ_BYTES, upload, state: State::Idle }
+        let (read, held, upload) = (BytesMut::new(), 0, Upload::default());
+        let (room, calm, unwritten) = (READ_BYTES, 0, None);
+        Connection { io, read, held, room, calm, upload, unwritten, state: State::Idle }
     }
 
-    /// Whether it takes a request: not while it has one, nor after its end or words that nobody
-    /// asked for. Whoever asks is woken by either.
-    pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        // Not one that was answered before it was written to its end.
-        self.state == State::Idle && self.upload.is_done() && self.is_silent(cx)
+    /// Whether it takes a request: not while it has one, nor ever after its end or words that nobody
+    /// asked for. Whoever asks is woken by either, and when it cannot be told yet.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // Not one that was answered before its request was written to its end.
+        if self.state != State::Idle || !self.upload.is_done() {
+            return Poll::Ready(false);
+        }
+        let is_silent = self.poll_silent(cx);
+        if is_silent == Poll::Ready(false) {
+            self.fail();
+        }
+        is_silent
     }
 
-    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether nothing was said that is not read. It cannot be told without budget: the runtime
+    /// then shows every connection as silent, and wakes the task for another look.
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut byte = [0];
-        self.read.is_empty()
-            && Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        if !self.read.is_empty()
+            || Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_ready()
+        {
+            return Poll::Ready(false);
+        }
+        if has_budget_remaining() { Poll::Ready(true) } else { Poll::Pending }
     }
 
     /// Sends a request, whose address is what its first line is to say, and waits for the head of
@@ -88,6 +113,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<()>, Unanswered>> {
         self.upload.begin(request);
+        self.unwritten = None;
         self.state = State::Asked { searched: 0, interim: 0 };
         poll_fn(|cx| {
             let answered = self.poll_answer(cx);
@@ -99,21 +125,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Unanswered>> {
-        if self.upload.is_unbegun() && !self.is_silent(cx) {
+        // Looked at again while nothing has gone out: what comes before the request is no answer.
+        if self.upload.is_unbegun() && !ready!(self.poll_silent(cx)) {
             return Poll::Ready(Err(Unanswered::Unsent));
         }
-        let written = self.upload.poll(&mut self.io, cx);
-        if let Poll::Ready(Err(Error::GivenUp(given_up))) = written {
-            return Poll::Ready(Err(Unanswered::Broken(given_up.into())));
-        }
-        // A server may have answered before it stopped reading: its words count.
-        match (self.poll_head(cx), written) {
-            (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
-            (_, Poll::Ready(Err(error))) | (Poll::Ready(Err(error)), _) => {
-                Poll::Ready(Err(Unanswered::Broken(error)))
+        if let Poll::Ready(Err(error)) = self.upload.poll(&mut self.io, cx) {
+            if self.upload.is_unbegun() {
+                return Poll::Ready(Err(Unanswered::Broken(error)));
             }
-            (Poll::Pending, _) => Poll::Pending,
+            // A server that has stopped reading may have answered before, or still do.
+            self.upload.give_up();
+            self.unwritten = Some(error);
         }
+        let head = ready!(self.poll_head(cx));
+        Poll::Ready(
+            head.map_err(|error| Unanswered::Broken(self.unwritten.take().unwrap_or(error))),
+        )
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Error>> {
@@ -145,6 +172,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let Head { status, version, headers } = head;
         let body = Body::of(status, version, &headers).map_err(Error::Head)?;
         self.state = State::Answered(body);
+        if body.is_over() {
+            self.end();
+        }
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.version_mut() = version;
@@ -154,11 +184,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// The next bytes of the answer; `None` at its end.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
-        // Bound: each round reads bytes, of which what is no body has a limit.
+        // Bound: each round reads bytes, and those that are no body have limits.
         loop {
             let State::Answered(body) = &mut self.state else { return Poll::Ready(None) };
             match body.take(&mut self.read) {
-                Ok(Taken::Piece(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(Taken::Piece(piece)) => {
+                    // Whoever knows the length does not ask for the end.
+                    if body.is_over() {
+                        self.end();
+                    }
+                    return Poll::Ready(Some(Ok(piece)));
+                }
                 Ok(Taken::End) => {
                     self.end();
                     return Poll::Ready(None);
@@ -188,11 +224,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// The body was read to its end.
     fn end(&mut self) {
         self.state = State::Idle;
-        // Not kept for the next burst: most connections never see another. What came behind the end
-        // was not asked for, and has the connection ended.
-        if self.room > READ_BYTES && self.read.is_empty() {
-            (self.read, self.room) = (BytesMut::new(), READ_BYTES);
+        // Not kept for the next burst: most connections never see another.
+        self.calm_down();
+    }
+
+    /// Lets go of memory that was taken for a burst, or a long head.
+    fn calm_down(&mut self) {
+        // What came behind the end was not asked for, and has the connection ended.
+        if self.held > KEPT_BYTES && self.read.is_empty() {
+            (self.read, self.held) = (BytesMut::new(), 0);
         }
+        (self.room, self.calm) = (READ_BYTES, 0);
     }
 
     fn failed(&mut self, error: Error) -> Error {
@@ -207,14 +249,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// How many bytes came; none at the end of the connection.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.held > KEPT_BYTES && self.calm >= CALM_READS {
+            self.calm_down();
+        }
         // The memory of what was given out is used again, if nobody has it any more.
         if self.read.capacity() - self.read.len() < self.room / 2 {
             self.read.reserve(self.room);
+            self.held = self.held.max(self.read.capacity());
         }
         let space = self.read.capacity() - self.read.len();
         let bytes = ready!(pin!(self.io.read_buf(&mut self.read)).poll(cx))?;
         if bytes == space {
-            self.room = BURST_BYTES;
+            (self.room, self.calm) = (BURST_BYTES, 0);
+        } else if bytes > READ_BYTES {
+            self.calm = 0;
+        } else {
+            self.calm += 1;
         }
         Poll::Ready(Ok(bytes))
     }
@@ -222,6 +272,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Ends the connection in the way of its transport, and is ready when that is done.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.io).poll_shutdown(cx).map(|_| ())
+    }
+}
+
+/// Without what was read, which is its reader's alone.
+impl<T> fmt::Debug for Connection<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("state", &self.state)
+            .field("read_bytes", &self.read.len())
+            .field("upload", &self.upload)
+            .finish_non_exhaustive()
     }
 }
 
@@ -235,8 +296,8 @@ impl<T> Connection<T> {
         &mut self.io
     }
 
-    /// Memory for what is read.
-    pub(super) fn buffered_room(&self) -> usize {
-        self.read.capacity()
+    /// Bytes of memory for what is read, those that were given out included.
+    pub(super) fn memory(&self) -> usize {
+        self.held
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Error {
     /// What came is no chunk.
     #[error("{0}")]
     Chunk(ChunkFault),
-    /// Nothing was sent.
+    /// Nobody wants the answer any more, and nothing of the request was sent.
     #[error("{0}")]
     GivenUp(#[from] GivenUp),
 }
@@ -55,6 +55,8 @@ pub(crate) enum ChunkFault {
     Size,
     #[error("a chunk that does not end where its size says")]
     End,
-    #[error("trailers of more than {} bytes", super::body::TRAILER_BYTES_MAX)]
-    Trailers,
+    #[error("a line of its frames that does not end with CR LF")]
+    Line,
+    #[error("extensions or trailers of more than {} bytes", super::body::EXTRA_BYTES_MAX)]
+    Extra,
 }

@@ -3,8 +3,8 @@
 use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Request, StatusCode, Version};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 
 use super::error::HeadFault;
@@ -14,6 +14,8 @@ pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most fields of one.
 const FIELDS_MAX: usize = 100;
 
+/// Most bytes of empty lines before one (RFC 9112, 2.2, has servers pass over them).
+const BLANK_BYTES_MAX: usize = 8;
 /// Most digits of a length.
 const LENGTH_DIGITS: usize = 20;
 
@@ -72,15 +74,16 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Reads the head at the front of `buffer`; `None` before it is whole. `searched` remembers how far
 /// its end was looked for.
 pub(super) fn read(buffer: &mut BytesMut, searched: &mut usize) -> Result<Option<Head>, HeadFault> {
-    let end = end_of(buffer, *searched);
+    let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if blank > BLANK_BYTES_MAX || !may_begin(&buffer[blank..]) {
+        // Not waited for: no line may ever come.
+        return Err(HeadFault::Syntax(httparse::Error::Version));
+    }
+    let end = end_of(buffer, blank.max(*searched));
     if end.unwrap_or(buffer.len()) > HEAD_BYTES_MAX {
         return Err(HeadFault::TooLong);
     }
     let Some(end) = end else {
-        if !begins_well(buffer) {
-            // Not waited for: no line may ever come.
-            return Err(HeadFault::Syntax(httparse::Error::Version));
-        }
         *searched = buffer.len().saturating_sub(2);
         return Ok(None);
     };
@@ -88,12 +91,21 @@ pub(super) fn read(buffer: &mut BytesMut, searched: &mut usize) -> Result<Option
     parse(buffer.split_to(end)).map(Some)
 }
 
-/// Whether this may become the head of an answer: empty lines before it are passed over.
-fn begins_well(text: &[u8]) -> bool {
+/// Whether this may become the head of an answer.
+fn may_begin(text: &[u8]) -> bool {
     const BEGIN: &[u8] = b"HTTP/1.";
-    let at = text.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
-    let text = &text[at.unwrap_or(text.len())..];
     text.starts_with(BEGIN) || BEGIN.starts_with(text)
+}
+
+/// Whether the connection takes no request behind this answer (RFC 9112, 9.3 and 9.6). A field in
+/// several lines is one list.
+pub(crate) fn is_last<B>(answer: &Response<B>) -> bool {
+    let says = |word: &[u8]| {
+        let values = answer.headers().get_all(CONNECTION).into_iter();
+        let mut members = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+        members.any(|member| member.trim_ascii().eq_ignore_ascii_case(word))
+    };
+    says(b"close") || answer.version() < Version::HTTP_11 && !says(b"keep-alive")
 }
 
 /// Where the head ends that has no end before `from`.
@@ -133,6 +145,30 @@ fn parse(head: BytesMut) -> Result<Head, HeadFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_says_whether_it_is_the_last() {
+        for (version, values, last) in [
+            (Version::HTTP_11, &[][..], false),
+            (Version::HTTP_11, &["keep-alive"], false),
+            (Version::HTTP_11, &["x-hop, Close"], true),
+            (Version::HTTP_11, &["x-hop", "close"], true),
+            (Version::HTTP_11, &["keep-alive", "close"], true),
+            (Version::HTTP_11, &["x-\u{e9}, close"], true),
+            (Version::HTTP_11, &["closed"], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_10, &["x-hop", "Keep-Alive"], false),
+            (Version::HTTP_10, &["keep-alive, close"], true),
+        ] {
+            let mut answer = Response::new(());
+            *answer.version_mut() = version;
+            for value in values {
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                answer.headers_mut().append(CONNECTION, value);
+            }
+            assert_eq!(is_last(&answer), last, "{version:?} {values:?}");
+        }
+    }
 
     #[test]
     fn lengths_are_written_as_they_are_said() {

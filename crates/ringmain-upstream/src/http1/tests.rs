@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri};
 use proptest::prelude::*;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::connection::INTERIM_MAX;
 use super::error::{ChunkFault, HeadFault};
@@ -159,7 +159,7 @@ fn answered(bytes: &[u8], then: Come) -> (Result<Read, Unanswered>, Connection<W
 }
 
 fn is_ready(connection: &mut Connection<Wire>) -> bool {
-    connection.is_ready(&mut Context::from_waker(Waker::noop()))
+    wait(poll_fn(|cx| connection.poll_ready(cx)))
 }
 
 #[derive(Clone, Debug)]
@@ -317,7 +317,7 @@ fn http1_a_burst_of_chunks_leaves_in_few_pieces_and_its_memory_with_it() {
     assert_eq!(sizes.iter().sum::<usize>(), 240_000);
     assert!(sizes.iter().all(|size| *size <= 16 * 1024), "{sizes:?}");
     assert!(sizes.len() <= 24, "{sizes:?}");
-    assert!(connection.buffered_room() <= 8 * 1024, "an unused connection keeps little");
+    assert!(connection.memory() <= 16 * 1024, "an unused connection keeps little");
     assert!(is_ready(&mut connection));
 }
 
@@ -359,6 +359,9 @@ fn http1_heads_say_where_a_body_ends_or_are_refused() {
         ("{}\r\n\r\n", HeadFault::Syntax(httparse::Error::Version)),
         ("no line", HeadFault::Syntax(httparse::Error::Version)),
         ("HTTP/2", HeadFault::Syntax(httparse::Error::Version)),
+        ("SSH-2.0-x", HeadFault::Syntax(httparse::Error::Version)),
+        ("\x15\x03\x01\0\x02\x02\x46", HeadFault::Syntax(httparse::Error::Version)),
+        ("\n\n\n\n\n\n\n\n\n", HeadFault::Syntax(httparse::Error::Version)),
         ("HTTP/1.1 200 X\r\na : b\r\n\r\n", HeadFault::Syntax(httparse::Error::HeaderName)),
         ("HTTP/1.1 200 X\r\na: b\r\n c\r\n\r\n", HeadFault::Syntax(httparse::Error::HeaderName)),
     ] {
@@ -379,6 +382,11 @@ fn http1_heads_say_where_a_body_ends_or_are_refused() {
             Come::Later,
             "a",
         ),
+        (
+            "\r\n\r\nHTTP/1.1 200 X\r\ntransfer-encoding: , chunked,\r\n\r\n1\r\na\r\n0\r\n\r\n",
+            Come::Later,
+            "a",
+        ),
         ("HTTP/1.1 200 X\r\ntransfer-encoding: identity\r\n\r\nabc", Come::End, "abc"),
         ("HTTP/1.0 200 X\r\n\r\nabc", Come::End, "abc"),
     ] {
@@ -391,12 +399,21 @@ fn http1_heads_say_where_a_body_ends_or_are_refused() {
 fn http1_faulty_chunks_break_the_body_behind_what_was_good() {
     let trailers = format!("0\r\n{}\r\n", "a: b\r\n".repeat(4000));
     let line = format!("1;{}\r\nx\r\n", "e".repeat(5000));
+    let lines = format!("1;{}\r\n", "e".repeat(4000)).repeat(5).replace("\r\n", "\r\nx\r\n");
     for (text, fault) in [
         ("5\r\nhello\r\nzz\r\n", ChunkFault::Size),
         ("5\r\nhello\r\n11112222333344445\r\n", ChunkFault::Size),
+        // Not the last chunk, whatever stands behind it.
+        ("5\r\nhello\r\n\r\n\r\n", ChunkFault::Size),
+        ("5\r\nhello\r\n \r\n\r\n", ChunkFault::Size),
+        ("5\r\nhello\r\n;x\r\n\r\n", ChunkFault::Size),
+        ("5\r\nhello\r\n-1\r\n\r\n", ChunkFault::Size),
         ("5\r\nhello!\r\n", ChunkFault::End),
-        (&format!("5\r\nhello\r\n{trailers}"), ChunkFault::Trailers),
-        (&format!("5\r\nhello\r\n{line}"), ChunkFault::Size),
+        ("5\r\nhello\r\n2;a\nb\r\nxx\r\n0\r\n\r\n", ChunkFault::Line),
+        ("5\r\nhello\r\n2;a\rb\r\nxx\r\n0\r\n\r\n", ChunkFault::Line),
+        ("5\r\nhello\r\n0\r\nno trailer\n\n", ChunkFault::Line),
+        (&format!("5\r\nhello\r\n{trailers}"), ChunkFault::Extra),
+        (&format!("5\r\nhello\r\n{line}"), ChunkFault::Extra),
     ] {
         let text = format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{text}");
         let (read, mut connection) = answered(text.as_bytes(), Come::Later);
@@ -405,6 +422,10 @@ fn http1_faulty_chunks_break_the_body_behind_what_was_good() {
         assert!(matches!(error, Some(Error::Chunk(found)) if found == fault), "{error:?}");
         assert!(!is_ready(&mut connection));
     }
+    let text = format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{lines}");
+    let (_, read, error) = answered(text.as_bytes(), Come::Later).0.unwrap();
+    let told = matches!(error, Some(Error::Chunk(ChunkFault::Extra)));
+    assert_eq!((read, told), (b"xxxx".to_vec(), true), "the sum is bounded, too");
 }
 
 /// The server ends the connection just when its next request is given to it.
@@ -424,15 +445,173 @@ fn http1_a_connection_that_ends_before_a_request_has_sent_nothing_of_it() {
 }
 
 #[test]
+fn http1_a_connection_on_which_anything_was_said_unasked_never_serves_again() {
+    let (read, mut connection) =
+        answered(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Come::Later);
+    read.unwrap();
+    connection.io_mut().comes = [Come::Later, Come::Bytes(b"\n".to_vec()), Come::Later].into();
+    assert_eq!([(); 3].map(|()| is_ready(&mut connection)), [true, false, false]);
+}
+
+/// While the connection takes nothing of a request, the request is still to come for the server:
+/// what it says then is no answer.
+#[test]
+fn http1_what_is_said_before_a_request_has_gone_out_is_no_answer() {
+    let late = b"HTTP/1.1 408 X\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let wire = Wire::of([Come::Later, Come::Later, Come::Bytes(late)]);
+    let mut connection = Connection::new(Wire { takes: Some(0), ..wire });
+    assert!(matches!(exchange(&mut connection, b"{}"), Err(Unanswered::Unsent)));
+    assert!(connection.io().written.is_empty());
+}
+
+/// The runtime shows every connection as silent to a task that has run for long.
+#[tokio::test]
+async fn http1_a_connection_is_not_taken_for_silent_unseen() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let io = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut connection = Connection::new(io);
+    server.write_all(b"HTTP/1.1 408 X\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    connection.io().readable().await.unwrap();
+    tokio::task::yield_now().await;
+    let mut looks = 0;
+    let is_ready = poll_fn(|cx| {
+        looks += 1;
+        if looks == 1 {
+            use_budget_up(cx);
+        }
+        connection.poll_ready(cx)
+    });
+    assert!(!is_ready.await, "the server has said good-bye");
+    assert_eq!(looks, 2, "it could not be told at once");
+
+    let io = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut connection = Connection::new(io);
+    assert!(poll_fn(|cx| connection.poll_ready(cx)).await);
+    server.write_all(b"HTTP/1.1 408 X\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    connection.io().readable().await.unwrap();
+    tokio::task::yield_now().await;
+    let sent = {
+        let mut sending = pin!(connection.send(request(b"{}")));
+        let mut looks = 0;
+        poll_fn(|cx| {
+            looks += 1;
+            if looks == 1 {
+                use_budget_up(cx);
+            }
+            sending.as_mut().poll(cx)
+        })
+        .await
+    };
+    assert!(matches!(sent, Err(Unanswered::Unsent)), "{sent:?}");
+    drop(connection);
+    let mut got = Vec::new();
+    // With what is unread the connection ends by a reset.
+    let _ = server.read_to_end(&mut got).await;
+    assert!(got.is_empty(), "{got:?}");
+}
+
+fn use_budget_up(cx: &mut Context<'_>) {
+    // Bound: more than any budget.
+    for _ in 0..10_000 {
+        if pin!(tokio::task::coop::consume_budget()).poll(cx).is_pending() {
+            return;
+        }
+    }
+    panic!("the budget has no end");
+}
+
+#[test]
 fn http1_an_answer_counts_that_came_before_its_request_was_taken() {
     let answer = b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig".to_vec();
-    for is_deaf in [false, true] {
-        let wire = Wire::of([Come::AfterWrite, Come::Bytes(answer.clone()), Come::Later]);
+    // It may also be on its way still when the server stops to read.
+    for (is_deaf, pauses) in [(false, 0), (true, 0), (true, 1), (true, 5)] {
+        let mut wire = Wire::of([Come::AfterWrite]);
+        wire.comes.extend(vec![Come::Later; pauses]);
+        wire.comes.extend([Come::Bytes(answer.clone()), Come::Later]);
         let mut connection = Connection::new(Wire { takes: Some(20), is_deaf, ..wire });
         let (head, body, error) = exchange(&mut connection, b"{\"a\":1}").unwrap();
         assert_eq!((head.status().as_u16(), &*body, error.is_none()), (413, &b"big"[..], true));
         assert!(!is_ready(&mut connection), "its request is not whole");
     }
+    for (then, pauses) in [(Come::End, 0), (Come::Broken, 3)] {
+        let mut wire = Wire::of([Come::AfterWrite]);
+        wire.comes.extend(vec![Come::Later; pauses]);
+        wire.comes.push_back(then);
+        let mut connection = Connection::new(Wire { takes: Some(20), is_deaf: true, ..wire });
+        let broken = exchange(&mut connection, b"{\"a\":1}").map(|_| ());
+        let Err(Unanswered::Broken(Error::Io(error))) = broken else { panic!("{broken:?}") };
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "what went wrong first");
+    }
+}
+
+/// Whoever knows the length does not ask for an end behind the last byte.
+#[test]
+fn http1_a_connection_is_free_with_the_last_byte_of_its_answer() {
+    for body in
+        ["content-length: 2\r\n\r\n{}", "transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+    {
+        let text = format!("HTTP/1.1 200 X\r\n{body}");
+        let wire = Wire::of([Come::AfterWrite, Come::Bytes(text.into_bytes()), Come::Later]);
+        let mut connection = Connection::new(wire);
+        wait(connection.send(request(b"{}"))).unwrap();
+        assert!(!is_ready(&mut connection));
+        assert_eq!(wait(poll_fn(|cx| connection.poll_body(cx))).unwrap().unwrap(), b"{}"[..]);
+        assert!(is_ready(&mut connection), "{body}");
+        assert!(wait(poll_fn(|cx| connection.poll_body(cx))).is_none());
+    }
+    let wire = Wire::of([
+        Come::AfterWrite,
+        Come::Bytes(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        Come::Later,
+    ]);
+    let mut connection = Connection::new(wire);
+    wait(connection.send(request(b"{}"))).unwrap();
+    assert!(is_ready(&mut connection), "there is no body to read");
+}
+
+#[test]
+fn http1_memory_for_a_burst_goes_when_the_burst_is_over() {
+    // A long head that came slowly.
+    let head = format!("HTTP/1.1 200 X\r\ncontent-length: 0\r\nx: {}\r\n\r\n", "y".repeat(60_000));
+    let mut wire = Wire::of([Come::AfterWrite]);
+    wire.comes.extend(head.as_bytes().chunks(1000).map(|part| Come::Bytes(part.to_vec())));
+    let mut connection = Connection::new(wire);
+    wait(connection.send(request(b"{}"))).unwrap();
+    assert!(is_ready(&mut connection));
+    assert_eq!(connection.memory(), 0);
+    // A burst, and then one token after the other.
+    let part = |bytes| format!("{bytes:x}\r\n{}\r\n", "x".repeat(bytes)).into_bytes();
+    let mut wire = Wire::of([Come::AfterWrite]);
+    let head = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n";
+    wire.comes.push_back(Come::Bytes([head.as_bytes(), &part(300_000)].concat()));
+    wire.comes.extend(vec![Come::Bytes(part(100)); 200]);
+    let mut connection = Connection::new(wire);
+    wait(connection.send(request(b"{}"))).unwrap();
+    let (mut read, mut most) = (0, 0);
+    while read < 300_000 + 200 * 100 {
+        read += wait(poll_fn(|cx| connection.poll_body(cx))).unwrap().unwrap().len();
+        most = most.max(connection.memory());
+    }
+    assert!((64 * 1024..=128 * 1024).contains(&most), "{most}");
+    assert!(connection.memory() <= 16 * 1024, "{}", connection.memory());
+}
+
+#[test]
+fn http1_nothing_that_is_shown_of_a_connection_holds_its_key() {
+    let mut connection = Connection::new(Wire::of([Come::AfterWrite, Come::Later]));
+    let mut request = request(b"{}");
+    request.headers_mut().insert("authorization", "Bearer sk-secret".parse().unwrap());
+    {
+        let mut sending = pin!(connection.send(request));
+        assert!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert!(str::from_utf8(&connection.io().written).unwrap().contains("sk-secret"));
+    let shown = format!("{connection:?}");
+    let bytes = format!("{:?}", b"sk-secret");
+    assert!(!shown.contains("sk-secret") && !shown.contains(bytes.trim_matches(['[', ']'])));
+    assert!(shown.contains("head_bytes"), "{shown}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A request on its way out.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,11 +16,13 @@ use crate::body::RequestBody;
 
 /// Most pieces of a body that are taken at once. Each tells that it is sent when it is taken.
 const PIECES_MAX: usize = 8;
-/// Bytes of pieces above which no other is taken.
+/// No piece is taken beside so many bytes of others.
 const TAKEN_BYTES: usize = 64 * 1024;
+/// Most memory for heads that a connection keeps from one request to the next.
+const HEAD_ROOM_MAX: usize = 8 * 1024;
 
 /// What is still to be written of a request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Upload {
     /// The memory is kept for the next.
     head: Vec<u8>,
@@ -33,7 +36,7 @@ pub(super) struct Upload {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
-    /// Nothing of it was given to the connection.
+    /// The connection has taken nothing of it.
     Unbegun,
     Writing,
     /// All is written, and has yet to leave.
@@ -55,7 +58,7 @@ impl Upload {
         self.stage = Stage::Unbegun;
     }
 
-    /// Whether the connection was given nothing of it.
+    /// Whether the connection has taken nothing of it.
     pub fn is_unbegun(&self) -> bool {
         self.stage == Stage::Unbegun
     }
@@ -74,18 +77,21 @@ impl Upload {
         while matches!(self.stage, Stage::Unbegun | Stage::Writing) {
             // The body first: it may have been given up, and then the head does not go out either.
             self.take()?;
-            self.stage = Stage::Writing;
             if self.is_written() {
                 self.body = None;
                 self.stage = Stage::Flushing;
                 break;
             }
             let bytes = ready!(self.poll_write(io, cx))?;
+            self.stage = Stage::Writing;
             self.wrote(bytes);
         }
         if self.stage == Stage::Flushing {
             ready!(Pin::new(io).poll_flush(cx))?;
             self.stage = Stage::Done;
+            if self.head.capacity() > HEAD_ROOM_MAX {
+                self.head = Vec::new();
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -150,5 +156,16 @@ impl Upload {
                 self.pieces.pop_front();
             }
         }
+    }
+}
+
+/// Without the head, in which the credential stands.
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("stage", &self.stage)
+            .field("head_bytes", &self.head.len())
+            .field("written", &self.written)
+            .finish_non_exhaustive()
     }
 }

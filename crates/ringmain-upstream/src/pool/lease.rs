@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderName};
-use http::{Request, Response, Version};
+use http::header::HeaderName;
+use http::{Request, Response};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -23,6 +23,7 @@ use super::{Broken, Shared, idle};
 use crate::body::RequestBody;
 use crate::call::{Phase, Progress};
 use crate::error::UpstreamError;
+use crate::http1;
 
 /// How long a connection may hold a request that was given up, on a connection that nobody
 /// else uses.
@@ -219,16 +220,11 @@ impl Lease {
             self.pool.thrives(self.id);
             return;
         }
-        let text =
-            |name: &HeaderName| head.headers().get(name).and_then(|value| value.to_str().ok());
-        if let Some(limit) = text(&KEEP_ALIVE).and_then(idle::told_by) {
+        let keep_alive = head.headers().get(&KEEP_ALIVE).and_then(|value| value.to_str().ok());
+        if let Some(limit) = keep_alive.and_then(idle::told_by) {
             self.pool.told_idle(limit);
         }
-        let connection = text(&CONNECTION).unwrap_or_default();
-        let says =
-            |word: &str| connection.split(',').any(|part| part.trim().eq_ignore_ascii_case(word));
-        let old = head.version() < Version::HTTP_11;
-        if says("close") || old && !says("keep-alive") {
+        if http1::is_last(head) {
             self.slot.line.set_last();
         }
     }

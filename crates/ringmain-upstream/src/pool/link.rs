@@ -127,7 +127,7 @@ impl Link {
     /// is read: its end, or words that nobody asked for.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self {
-            Link::Http1(http1) => Poll::Ready(http1.is_ready(cx)),
+            Link::Http1(http1) => http1.poll_ready(cx),
             Link::Http2(sender) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
         }
     }

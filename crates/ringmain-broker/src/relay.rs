@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringmain_policy::ExchangeLimits;
 use ringmain_ring::Push;
 use ringmain_upstream::{Answer, AnswerBody, Decoder, Piece, Verdict};
@@ -82,7 +83,8 @@ pub(crate) async fn run<E: Egress>(
                 relay.egress.flush();
                 gather.waits().await;
                 let chunk = answer.body.chunk().await;
-                gather.came(alarm.now_ns());
+                let bytes = chunk.as_ref().map_or(0, |chunk| chunk.as_ref().map_or(0, Bytes::len));
+                gather.came(bytes, alarm.now_ns());
                 chunk
             }
         };

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use ringmain_ring::{LaneError, Push};
 use ringmain_shm::monotonic_ns;
-use ringmain_wire::{Code, Kind, LaneId, Sent, Stage};
+use ringmain_wire::{Code, Kind, LaneId, ResponseHead, Sent, Stage};
 
 use crate::failure::Failure;
 use crate::loan::Loan;
@@ -20,6 +20,16 @@ pub trait Egress: Send {
     /// for each frame.
     fn batch(&mut self, now_ns: u64) {
         let _ = now_ns;
+    }
+
+    /// Takes the head of an answer as it is, before any frame. False where it is to be pushed as a
+    /// frame, too.
+    ///
+    /// # Errors
+    /// [`Failure`] when it cannot be the head of an answer there.
+    fn take_head(&mut self, head: &ResponseHead<'_>) -> Result<bool, Failure> {
+        let _ = head;
+        Ok(false)
     }
 
     /// Writes a frame as far as there is room; never waits.

@@ -3,6 +3,7 @@
 //! holds the provider back; nothing is queued here.
 
 use std::future::poll_fn;
+use std::mem::take;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,15 +13,14 @@ use ringmain_policy::ExchangeLimits;
 use ringmain_ring::Push;
 use ringmain_upstream::{Answer, AnswerBody, Decoder, Piece, Verdict};
 use ringmain_wire::frame::{EndFrame, lines_of};
-use ringmain_wire::{Code, Kind, ResponseHead, Sent, Stage};
+use ringmain_wire::{Code, Kind, Sent, Stage};
 
 use crate::alarm::{Alarm, Waiting};
-use crate::attempt::window::Window;
+use crate::attempt::window::{HeldHead, Window};
 use crate::egress::Egress;
 use crate::failure::Failure;
 use crate::gather::Gather;
 use crate::holding::Holding;
-use crate::log_id;
 use crate::pipeline::Inbound;
 use crate::record::Record;
 
@@ -43,7 +43,13 @@ pub(crate) async fn run<E: Egress>(
     record: &mut Record,
 ) -> Result<Ended, Failure> {
     is_final(answer)?;
-    let head = head_payload(answer, inbound, record);
+    let head = HeldHead {
+        id: inbound.id,
+        status: answer.status,
+        content_type: take(&mut answer.content_type),
+        request_id: answer.request_id.take(),
+        headers: take(&mut answer.headers),
+    };
     let mut decoder = answer.decoder();
     let Inbound { alarm, body, copy, copies, .. } = inbound;
     let mut holding = Holding::default();
@@ -117,7 +123,7 @@ impl<'a, E: Egress> Relay<'a, E> {
     pub fn new(
         egress: &'a mut E,
         record: &'a mut Record,
-        head: Vec<u8>,
+        head: HeldHead,
         limits: &ExchangeLimits,
         alarm: &'a Alarm,
     ) -> Relay<'a, E> {
@@ -182,7 +188,12 @@ impl<'a, E: Egress> Relay<'a, E> {
     async fn settle(&mut self) -> Result<(), Failure> {
         let Some(window) = self.window.take() else { return Ok(()) };
         self.record.is_settled = true;
-        self.write(Kind::Head, 0, &window.head).await?;
+        let egress = &mut *self.egress;
+        if !window.head.show(self.record, |head| egress.take_head(head))? {
+            let mut payload = Vec::with_capacity(256);
+            window.head.show(self.record, |head| head.encode(&mut payload));
+            self.write(Kind::Head, 0, &payload).await?;
+        }
         for (kind, choice, payload) in window.pieces() {
             self.put_now(kind, choice, payload).await?;
         }
@@ -266,21 +277,4 @@ fn is_final(answer: &Answer) -> Result<(), Failure> {
         Failure::while_sent(Code::UpstreamProtocol, Stage::AwaitContent, Sent::Yes, text);
     failure.http_status = Some(answer.status);
     Err(failure)
-}
-
-fn head_payload(answer: &Answer, inbound: &Inbound<'_>, record: &Record) -> Vec<u8> {
-    let mut id = [0; log_id::TEXT_BYTES];
-    let mut head = ResponseHead::default();
-    head.status = answer.status;
-    head.attempt = record.attempts;
-    head.log_id = inbound.id.text(&mut id);
-    head.route = &record.route;
-    head.endpoint = &record.endpoint;
-    head.content_type = &answer.content_type;
-    head.upstream_request_id = answer.request_id.as_deref();
-    let headers = answer.headers.iter();
-    head.headers = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let mut payload = Vec::with_capacity(256);
-    head.encode(&mut payload);
-    payload
 }

@@ -158,13 +158,22 @@ impl Outlet {
 }
 
 impl Egress for OutletEgress {
+    fn take_head(&mut self, head: &ResponseHead<'_>) -> Result<bool, Failure> {
+        self.outlet.lock().head = Some(Head::of(head, self.shape));
+        Ok(true)
+    }
+
     fn push(&mut self, kind: Kind, _choice: u16, payload: &[u8]) -> Result<Push, Failure> {
         let mut outlet = self.outlet.lock();
         match kind {
             Kind::Event => Ok(outlet.write_event(payload)),
             Kind::Body => Ok(outlet.write(payload)),
             Kind::Head => {
-                outlet.head = Some(Head::read(payload, self.shape)?);
+                let head = ResponseHead::parse(payload);
+                let head = head.map_err(|error| {
+                    Failure::new(Code::Internal, Stage::Relay, error.to_string())
+                })?;
+                outlet.head = Some(Head::of(&head, self.shape));
                 Ok(Push::Written)
             }
             Kind::Usage => {
@@ -209,20 +218,18 @@ fn tells_error(event: &[u8]) -> bool {
 }
 
 impl Head {
-    fn read(payload: &[u8], shape: Shape) -> Result<Head, Failure> {
-        let head = ResponseHead::parse(payload)
-            .map_err(|error| Failure::new(Code::Internal, Stage::Relay, error.to_string()))?;
+    fn of(head: &ResponseHead<'_>, shape: Shape) -> Head {
         let essence = head.content_type.split(';').next().unwrap_or_default().trim();
         let is_stream = essence.eq_ignore_ascii_case("text/event-stream");
         let is_json = essence.eq_ignore_ascii_case("application/json");
         let mut response = Response::new(());
         *response.status_mut() =
             StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        fill(response.headers_mut(), &head, shape);
+        fill(response.headers_mut(), head, shape);
         if is_stream {
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        Ok(Head { response, is_stream, is_json })
+        Head { response, is_stream, is_json }
     }
 }
 

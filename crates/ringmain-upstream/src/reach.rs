@@ -50,9 +50,16 @@ const STORED: [&str; 14] = [
     "videos",
 ];
 
+/// What nearly all requests go to, which is nothing stored.
+const COMPUTING: [&str; 5] =
+    ["/chat/completions", "/completions", "/embeddings", "/responses", "/messages"];
+
 /// Whether this POST acts on something stored: by one of the names, wherever it stands, to cancel
 /// it, or on one completion. An escape could hide any of them.
 fn acts_on_stored(path: &str) -> bool {
+    if COMPUTING.contains(&path) {
+        return false;
+    }
     // By bytes: to set up a search in a text as short as this costs more than to look at each.
     let path = without_query(path).as_bytes();
     let is_name = |part: &[u8]| {

@@ -7,11 +7,12 @@ use std::future::poll_fn;
 use ringmain_policy::ExchangeLimits;
 use ringmain_shm::monotonic_ns;
 use ringmain_wire::frame::{FrameHeader, Usage};
-use ringmain_wire::{Code, ErrorFrame, Kind, ResponseHead, Sent, Stage};
+use ringmain_wire::{Code, ErrorFrame, Kind, Sent, Stage};
 
 use super::judge::{Judge, Part};
 use super::{Gone, Held};
 use crate::alarm::Waiting;
+use crate::attempt::window::HeldHead;
 use crate::egress::Egress;
 use crate::failure::{Failure, Violation};
 use crate::pipeline::Inbound;
@@ -102,13 +103,13 @@ impl Source<'_> {
         }
     }
 
-    /// Waits for the HEAD of the answer; the payload of the one that the caller is given.
+    /// Waits for the HEAD of the answer. The caller is given status, content type and request id.
     async fn head<E: Egress>(
         &mut self,
         inbound: &Inbound<'_>,
         egress: &mut E,
         record: &mut Record,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<HeldHead, Failure> {
         let header = self.frame(egress).await;
         let header = header.map_err(|gone| self.lost(&gone, record))?;
         match self.judge(&header, record)? {
@@ -116,7 +117,13 @@ impl Source<'_> {
             Part::Head(theirs) => {
                 record.status = Some(theirs.status);
                 record.produced = Some((Stage::AwaitContent, Sent::Yes));
-                Ok(head_payload(&theirs, inbound, record))
+                Ok(HeldHead {
+                    id: inbound.id,
+                    status: theirs.status,
+                    content_type: theirs.content_type.to_owned(),
+                    request_id: theirs.upstream_request_id.map(str::to_owned),
+                    headers: Vec::new(),
+                })
             }
             // The judge lets nothing else be first.
             _ => Err(failure(Code::Internal, record, Code::Internal.sentence().to_owned())),
@@ -166,22 +173,6 @@ fn failure(code: Code, record: &Record, text: String) -> Failure {
         None => record.produced.unwrap_or((Stage::AwaitHead, Sent::Maybe)),
     };
     Failure::while_sent(code, stage, sent, text)
-}
-
-/// The HEAD for the caller: of the producer's own it keeps status, content type and request id.
-fn head_payload(theirs: &ResponseHead<'_>, inbound: &Inbound<'_>, record: &Record) -> Vec<u8> {
-    let id = inbound.id.to_string();
-    let mut head = ResponseHead::default();
-    head.status = theirs.status;
-    head.attempt = record.attempts;
-    head.log_id = &id;
-    head.route = &record.route;
-    head.endpoint = &record.endpoint;
-    head.content_type = theirs.content_type;
-    head.upstream_request_id = theirs.upstream_request_id;
-    let mut payload = Vec::with_capacity(256);
-    head.encode(&mut payload);
-    payload
 }
 
 /// What a producer says went wrong. It speaks for itself alone: codes that speak of the broker,

@@ -15,6 +15,12 @@ pub(super) enum Media {
 
 impl Media {
     pub fn of(content_type: &str) -> Media {
+        // Most say no more than that.
+        match content_type {
+            "text/event-stream" => return Media::Events,
+            "application/json" => return Media::Json,
+            _ => {}
+        }
         let essence = content_type.bytes().position(|byte| byte == b';');
         let essence = essence.map_or(content_type, |end| &content_type[..end]).trim();
         let is = |name: &str| essence.eq_ignore_ascii_case(name);

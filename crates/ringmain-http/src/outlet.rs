@@ -21,7 +21,7 @@ use crate::shape::Shape;
 /// Most bytes that wait for the server. Bound: beyond it the pipeline stops reading its provider.
 pub(crate) const WAITING_BYTES_MAX: usize = 64 * 1024;
 
-/// Memory is taken in steps of this.
+/// Memory for streams is taken in steps of this.
 const STEP_BYTES: usize = 8 * 1024;
 
 /// The name that every error object has.

@@ -1,4 +1,4 @@
-//! The pipelines of exchanges, one exchange after the other in each. The future of one is some ten
+//! The pipelines of exchanges, one exchange after the other in each. The future of one is some six
 //! thousand bytes, of which a plain request uses a few hundred: to take them from the heap, to move
 //! it there and to give them back again is a tenth of the work that such a request is.
 

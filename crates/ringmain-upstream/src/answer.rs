@@ -253,8 +253,8 @@ impl AnswerBody {
     }
 
     /// Reads what is left behind the terminal marker, so that an HTTP/1.1 connection can be used
-    /// again; gives up at 64 KiB. Dropping the body instead burns the connection. It waits for
-    /// the provider: put a time limit around it. Cancel-safe: a later call goes on.
+    /// again; gives up at 64 KiB. Dropping the body instead burns the connection, unless all bytes
+    /// have come that were promised. It waits for the provider: put a time limit around it. Cancel-safe: a later call goes on.
     pub async fn settle(&mut self) {
         let mut bytes = 0;
         while bytes <= SETTLE_BYTES_MAX {

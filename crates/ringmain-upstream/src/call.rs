@@ -121,6 +121,12 @@ impl Progress {
         self.0.clock.now_ns()
     }
 
+    /// From here on the present poll has another time: it may have read, translated or compressed a
+    /// long body, for which no endpoint answers.
+    pub(crate) fn renew(&self) {
+        self.0.clock.renew();
+    }
+
     /// Runs one poll of the observer, in which everything happens at this time.
     pub fn polled<T>(&self, now_ns: u64, poll: impl FnOnce() -> T) -> T {
         self.0.clock.poll(now_ns, poll)

@@ -27,6 +27,13 @@ impl Clock {
         }
     }
 
+    /// Reads the time of the present poll anew.
+    pub fn renew(&self) {
+        if self.now_ns.load(Relaxed) != 0 {
+            self.now_ns.store(monotonic_ns(), Relaxed);
+        }
+    }
+
     /// Polls the task, at this time.
     pub fn poll<T>(&self, now_ns: u64, poll: impl FnOnce() -> T) -> T {
         self.now_ns.store(now_ns, Relaxed);

@@ -3,14 +3,17 @@
 
 mod common;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{call, endpoint, finish, http1, http2, send, send_body, send_of, soon, until};
-use ringmain_upstream::{Call, Cause, Endpoint, Http2};
-use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent};
+use ringmain_upstream::{Call, Cause, Endpoint, Http2, Progress};
+use ringmain_wire::{Code, Flags, Mode, RequestHead, Sent, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -56,6 +59,30 @@ async fn one_request_after_the_other_takes_one_connection() {
     let gauges = endpoint.gauges();
     assert_eq!((server.seen.connections(), gauges.opened, gauges.reused), (1, 1, 49), "{gauges:?}");
     assert_eq!((gauges.open, gauges.idle, gauges.in_use, gauges.streams), (1, 1, 0, 0));
+}
+
+/// To read, translate or compress a body takes its time, for which no endpoint answers.
+#[tokio::test]
+async fn an_endpoint_is_waited_for_from_when_it_is_asked() {
+    let silent = http1::Manners { silent: true, ..Default::default() };
+    let server = http1::Server::start(silent).await;
+    let endpoint = Arc::new(endpoint(&server.url, |config| config.connections_min = 1));
+    endpoint.start();
+    until(|| endpoint.gauges().idle == 1).await;
+    let head = RequestHead::new("m", "/chat/completions");
+    let mut call = Call::new(&head, Bytes::from_static(b"{}"), Mode::Body, Flags::NONE);
+    let progress = Progress::default();
+    call.progress = progress.clone();
+    // The poll in which it goes out began long ago.
+    let began_ns = progress.now_ns().saturating_sub(Duration::from_secs(60).as_nanos() as u64);
+    let mut sending = pin!(endpoint.send(call));
+    let is_pending = poll_fn(|cx| {
+        let polled = progress.polled(began_ns, || sending.as_mut().poll(cx));
+        Poll::Ready(polled.is_pending())
+    });
+    assert!(is_pending.await);
+    assert_eq!(progress.stage(), Stage::AwaitHead);
+    assert!(progress.silent_for().unwrap() < Duration::from_secs(30), "{progress:?}");
 }
 
 /// Whoever has every byte that was promised need not ask whether there is more.

@@ -77,8 +77,8 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// A future in memory of its own, made where it is to stay: the runtime would copy its ten kilobytes
-/// on their way in and at their end, and a box that is made around it once.
+/// A future in memory of its own, made where it is to stay: the runtime would copy its kilobytes on
+/// their way in and at their end, and a box that is made around it once.
 fn in_place<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     let place = Box::new_uninit();
     Box::into_pin(Box::write(place, make()))

@@ -69,6 +69,7 @@ impl Endpoint {
         call.progress.restart(Phase::Queued);
         self.requests.fetch_add(1, Relaxed);
         let sending = self.prepare(call, manner).await?;
+        call.progress.renew();
         let outline = sending.outline;
         let mut rounds = 0;
         // Bound: `ROUNDS_MAX` connections, and one more.

@@ -82,12 +82,11 @@ pub(crate) async fn run<E: Egress>(
             relay.egress.flush();
             gather.flushed();
         }
-        let at_hand = poll_fn(|cx| Poll::Ready(gather.at_hand(&mut answer.body, cx))).await;
-        let chunk = match at_hand {
+        let chunk = match gather.at_hand(&mut answer.body) {
             Some(chunk) => chunk,
             None => {
                 relay.egress.flush();
-                gather.waits().await;
+                gather.waits(&mut answer.body).await;
                 let chunk = answer.body.chunk().await;
                 let bytes = chunk.as_ref().map_or(0, |chunk| chunk.as_ref().map_or(0, Bytes::len));
                 gather.came(bytes, alarm.now_ns());

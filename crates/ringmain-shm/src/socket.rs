@@ -135,6 +135,20 @@ impl SocketHandle {
         Ok(SocketHandle { inner, _claim: None })
     }
 
+    /// Has the kernel tell of what comes only when so many bytes are there, or the end; from the
+    /// first byte on with 1 (`SO_RCVLOWAT`, tcp(7)). Whoever reads before finds what there is. A
+    /// Unix socket tells of everything.
+    pub fn tell_from(&self, bytes: u16) {
+        let (value, fd) = (libc::c_int::from(bytes), self.inner.get_ref().as_raw_fd());
+        // SAFETY: the descriptor is open as long as its owner; the kernel reads one integer, whose
+        // size it is told. That it may refuse changes nothing: then it tells of everything.
+        unsafe {
+            let value = std::ptr::from_ref(&value).cast();
+            let len = size_of::<libc::c_int>() as libc::socklen_t;
+            libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, len);
+        }
+    }
+
     /// Cuts the connection: whoever waits to write or read finds it broken at once, and what the
     /// kernel still holds of it is thrown away when the last descriptor is closed.
     pub fn cut(&self) {

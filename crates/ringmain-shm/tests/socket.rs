@@ -2,9 +2,11 @@
 #![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ringmain_shm::SocketHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,4 +99,44 @@ async fn each_of_many_connections_made_at_once_is_told_from_the_others() {
             assert_eq!(next.try_read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_tells_of_much_alone_keeps_the_rest() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    let handle = SocketHandle::of_tcp(ends.0, ends.1).unwrap();
+    let within = std::time::Instant::now() + Duration::from_secs(10);
+    let soon = |is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(std::time::Instant::now() < within, "the watchdog bit");
+            std::thread::yield_now();
+        }
+    };
+    let has_come =
+        |stream: &std::net::TcpStream, bytes| stream.peek(&mut [0; 2000]).is_ok_and(|n| n == bytes);
+    let tells = |stream: &std::net::TcpStream| {
+        let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    };
+    handle.tell_from(1000);
+    peer.write_all(&[0; 10]).unwrap();
+    soon(&|| has_come(&stream, 10));
+    assert!(!tells(&stream), "ten bytes are not much");
+    peer.write_all(&[0; 990]).unwrap();
+    soon(&|| has_come(&stream, 1000));
+    assert!(tells(&stream));
+    assert_eq!(stream.read(&mut [0; 2000]).unwrap(), 1000);
+    peer.write_all(&[0; 10]).unwrap();
+    soon(&|| has_come(&stream, 10));
+    assert!(!tells(&stream));
+    handle.tell_from(1);
+    assert!(tells(&stream), "what came meanwhile is told of now");
+    assert_eq!(stream.read(&mut [0; 2000]).unwrap(), 10, "and a reader finds it in any case");
+    handle.tell_from(1000);
+    drop(peer);
+    soon(&|| tells(&stream));
 }

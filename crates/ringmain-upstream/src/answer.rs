@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringmain_wire::head::cut;
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Dialect;
 use crate::decode::{Decoder, DecoderConfig, failure as words};
@@ -245,6 +245,13 @@ impl AnswerBody {
 
     async fn own_chunk(&mut self) -> Chunk {
         poll_fn(|cx| self.poll_own(cx)).await
+    }
+
+    /// Waits for so long, whatever comes meanwhile: it is read later, all at once. Not longer than
+    /// the provider can be left to itself, which may have to stop.
+    pub async fn pause(&mut self, pause: Duration) {
+        let _hush = self.flow.as_ref().and_then(Flow::hush);
+        sleep(pause).await;
     }
 
     /// Whether it was read to its end.

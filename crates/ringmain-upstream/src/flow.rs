@@ -11,7 +11,7 @@ use crate::clock::instant;
 use crate::endpoint::failure;
 use crate::error::UpstreamError;
 use crate::framing::Framing;
-use crate::pool::{AnswerStream, Lease};
+use crate::pool::{AnswerStream, Hush, Lease};
 
 /// The body of an answer. Dropping it before its end gives the request up.
 pub(crate) struct Flow {
@@ -63,6 +63,11 @@ impl Flow {
                 Err(failure::of_body(&error))
             }
         })
+    }
+
+    /// See [`Lease::hush`].
+    pub fn hush(&self) -> Option<Hush> {
+        self.lease.as_ref()?.hush()
     }
 
     /// The body ended. The connection is free for another request if the provider also took the

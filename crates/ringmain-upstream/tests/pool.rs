@@ -97,6 +97,36 @@ async fn an_answer_that_is_dropped_behind_its_last_byte_leaves_its_connection() 
     assert_eq!((server.seen.connections(), endpoint.gauges().reused), (1, 9));
 }
 
+/// What came while its reader paused is read behind the pause, also where that was given up.
+#[tokio::test]
+async fn a_pause_loses_nothing_of_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let endpoint = endpoint(&url, |_| {});
+    let serving = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        http1::read_request(&mut stream).await.unwrap();
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let (mut stream, answer) = soon(async { tokio::join!(serving, send(&endpoint)) }).await;
+    let mut body = answer.unwrap().body;
+    assert_eq!(soon(body.chunk()).await.unwrap().unwrap(), b"a"[..]);
+    stream.write_all(b"b").await.unwrap();
+    soon(body.pause(Duration::from_millis(1))).await;
+    assert_eq!(soon(body.chunk()).await.unwrap().unwrap(), b"b"[..]);
+    let given_up = tokio::time::timeout(Duration::ZERO, body.pause(Duration::from_secs(3600)));
+    assert!(given_up.await.is_err());
+    stream.write_all(b"c").await.unwrap();
+    assert_eq!(soon(body.chunk()).await.unwrap().unwrap(), b"c"[..]);
+    stream.write_all(b"d").await.unwrap();
+    soon(body.pause(Duration::from_millis(1))).await;
+    assert_eq!(soon(body.chunk()).await.unwrap().unwrap(), b"d"[..]);
+    drop(body);
+    assert_eq!(endpoint.gauges().idle, 1, "the connection is as good as before");
+}
+
 /// A list may stand in several lines. The server of this test ends its connections only when
 /// something more is asked of them.
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{Request, Response};
+use ringmain_shm::SocketHandle;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -38,6 +39,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Longest time that others wait for a server to say how many requests it takes at once.
 const GREETING: Duration = Duration::from_secs(1);
 
+/// Bytes from which on whoever waits is woken all the same: a quarter of what Linux lets come over
+/// a connection at first, so that its sender goes on meanwhile.
+const HUSHED_BYTES: u16 = 32 * 1024;
+
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// A place on a connection. Dropping it gives the request up: what it held is let go, and over
@@ -57,6 +62,15 @@ pub(crate) struct Lease {
     opened: Option<Opened>,
     /// Kept while the connection may hold something of the request.
     stream: Option<Stream>,
+}
+
+/// What comes over a connection wakes nobody.
+pub(crate) struct Hush(Arc<SocketHandle>);
+
+impl Drop for Hush {
+    fn drop(&mut self) {
+        self.0.tell_from(1);
+    }
 }
 
 /// How a request left its place.
@@ -181,6 +195,15 @@ impl Lease {
             Some(opened) => opened.link.poll_body(body, cx),
             None => Poll::Ready(None),
         }
+    }
+
+    /// Has nobody woken by what comes over a connection of its own until the guard is dropped,
+    /// unless it is much. `None` where the connection is shared, or its socket was not found.
+    pub fn hush(&self) -> Option<Hush> {
+        let is_own = self.protocol() == Protocol::Http1;
+        let socket = self.slot.line.socket().filter(|_| is_own)?;
+        socket.tell_from(HUSHED_BYTES);
+        Some(Hush(socket))
     }
 
     /// What its connection speaks, once it stands.

@@ -42,7 +42,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
 pub use gauges::{Cause, PoolGauges};
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Hush, Lease};
 pub(crate) use line::Stream;
 
 use crate::body::RequestBody;
